@@ -1,0 +1,58 @@
+# Two commands from a fresh clone: `make run` and `make test`. `make help` lists the others.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= all
+CONFIG ?=
+PYTEST_ARGS ?=
+
+# The newest Python from 3.13 down to 3.11 that runs here and can make virtual environments; PYTHON=... overrides it.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	if $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; \
+	then echo $$p; break; fi; done)
+
+.PHONY: help run test lint format lock clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# uv installs ten times faster than pip; where it cannot reach the index (its own settings, a mirror), pip does the same job.
+define install
+	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.13 with venv was found on the PATH: install one, or give PYTHON=/path/to/python."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/uv.txt
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --compile-bytecode --require-hashes $(1) \
+		|| $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r $(1)
+	@touch $@
+endef
+
+$(VENV)/.run: envs/requirements.txt envs/uv.txt
+	$(call install,envs/requirements.txt)
+
+# The tests' lock holds everything that the run's lock holds.
+$(VENV)/.dev: envs/requirements-dev.txt envs/uv.txt
+	$(call install,envs/requirements-dev.txt)
+	@touch $(VENV)/.run
+
+run: $(VENV)/.run  ## the default study, up to its report (CONFIG=path for another one, CORES=n)
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --workflow-profile workflow/profiles/default $(if $(CONFIG),--configfile $(CONFIG))
+
+test: $(VENV)/.dev  ## the whole test suite
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev  ## format, lint and type checks
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash -ec '\
+		ruff format --check . && ruff check . && pyright --pythonpath $(BIN)/python && \
+		snakefmt --check Snakefile workflow && snakemake --lint'
+
+format: $(VENV)/.dev  ## put all sources into the project's format
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash -ec 'ruff format . && ruff check --fix . && snakefmt Snakefile workflow'
+
+lock: $(VENV)/.dev  ## resolve the locks anew from pyproject.toml
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash envs/lock.sh
+
+clean:  ## remove the environment and all results
+	rm -rf $(VENV) .snakemake results/*/

@@ -1,0 +1,28 @@
+"""Retrograd: from a pretrained model and a table of scenarios to gradients with a certificate."""
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+# A study given by --configfile stands alone: merged with the default study it would inherit keys that it leaves out.
+if "study" not in config:
+
+    configfile: workflow.source_path("config/config.yaml")
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/export.smk"
+include: "workflow/rules/steady_state.smk"
+include: "workflow/rules/dynamics.smk"
+include: "workflow/rules/gradients.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        final_files(),

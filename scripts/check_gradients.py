@@ -1,0 +1,69 @@
+"""Form the gradients of one chunk of scenarios and check them by finite differences (rule gradients_chunk)."""
+
+from typing import TYPE_CHECKING
+
+from retrograd.job import Progress, job, log, single, stopwatch
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenarios, out_file):
+    import numpy as np
+
+    from retrograd import context, store
+    from retrograd.gradients import GradientProblem, gradient_table, load_recorded
+    from retrograd.schema import GRADIENTS, VERDICTS
+    from retrograd.steady import SteadyProblem
+
+    options = run.settings
+    cls, model = context.load_model(plugin, class_name, model_file)
+    chunk = context.load_chunk(scenarios, cls, options["start"])
+    field = context.field_of(cls, options)
+    steady = steady_file and store.read(steady_file, "steady_state")
+    problem = GradientProblem(
+        cls,
+        field,
+        model,
+        options,
+        options["save_times"],
+        SteadyProblem(cls, field, options["steady_state"]) if steady_file else None,
+    )
+    recorded = load_recorded(store.read(dynamics_file, "dynamics"), steady, chunk)
+    progress = Progress("finite differences", len(problem.labels), "derivatives")
+    with stopwatch("gradients and their check, compilation included"):
+        table = gradient_table(problem, recorded, progress.advance)
+    for m, method in enumerate(problem.methods):
+        counts = np.bincount(table["status"][:, m], minlength=len(VERDICTS))
+        told = ", ".join(f"{c} {v}" for c, v in zip(counts, VERDICTS, strict=True) if c)
+        log.info("%s: %s of %d scenarios", method, told, len(chunk.ids))
+    dataset = store.build(
+        GRADIENTS,
+        table,
+        {
+            "scenario": chunk.ids,
+            "method": problem.methods,
+            "wrt": problem.labels,
+            "width": [f"width{i}" for i in range(table["fd_sweep"].shape[2])],
+        },
+    )
+    run.digest("plugin", plugin)
+    run.digest("model", model_file)
+    run.digest("dynamics", dynamics_file)
+    if steady_file:
+        run.digest("steady_state", steady_file)
+    store.write(dataset, out_file, GRADIENTS, run.provenance())
+
+
+if __name__ == "__main__":
+    with job(snakemake) as run:
+        main(
+            run,
+            snakemake.input["plugin"],
+            snakemake.params["class_name"],
+            snakemake.input["model"],
+            single(snakemake.input.get("steady_state")),
+            single(snakemake.input["dynamics"]),
+            snakemake.params["scenarios"],
+            snakemake.output["nc"],
+        )

@@ -1,0 +1,33 @@
+"""Draw the figures of a study and write its page (rule report)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrograd.job import job, log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def main(run, folder, model_file, summary_file, out_html, out_svg, out_png):
+    from retrograd import report
+
+    results = report.load(folder, run.settings, model_file, summary_file)
+    for treated in results.variants:
+        log.info("%s: %s", treated.name, report.verdict(results, treated))
+    sizes = report.make(results, out_html, out_svg, out_png)
+    for name, size in sizes.items():
+        log.info("%s: %.0f kB", name, size / 1000)
+
+
+if __name__ == "__main__":
+    with job(snakemake) as run:
+        main(
+            run,
+            str(Path(snakemake.input["summary"]).parent),
+            snakemake.input["model"],
+            snakemake.input["summary"],
+            snakemake.output["html"],
+            list(snakemake.output["svg"]),
+            list(snakemake.output["png"]),
+        )

@@ -1,0 +1,84 @@
+"""What a model plug-in imports: `from retrograd.api import Model`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+__all__ = ["Model"]
+
+
+class Model(eqx.Module):
+    """An ODE model dx/dt = f(t, x; k, p) whose array leaves are the network weights p.
+
+    A plug-in subclasses it, declares `states` and `parameters` (name to UDUNITS unit) and writes
+    `vector_field`. Everything else has a default. All methods are traced by JAX: they must be pure,
+    and work on scalars and one-dimensional arrays of one scenario; batching is Retrograd's work.
+    """
+
+    states: ClassVar[Mapping[str, str]] = {}
+    parameters: ClassVar[Mapping[str, str]] = {}
+    time_unit: ClassVar[str] = "s"
+    formulations: ClassVar[Mapping[str, str]] = {"stable": "vector_field"}
+
+    @classmethod
+    def build(cls, key: jax.Array) -> Model:
+        """Returns the model's structure; export puts the pretrained weights into it.
+
+        - `key`: a PRNG key, for the initialisers of the network's layers.
+        """
+        del key
+        return cls()
+
+    def vector_field(self, t: jax.Array, x: jax.Array, k: dict[str, jax.Array]) -> jax.Array:
+        """Returns dx/dt, shape (state,), in the states' units per `time_unit`.
+
+        - `t`: model time, scalar.
+        - `x`: state, shape (state,), in the order of `states`.
+        - `k`: parameter name to scalar.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define vector_field(self, t, x, k).")
+
+    def initial_guess(self, k: dict[str, jax.Array]) -> jax.Array:
+        """Returns the first guess of the steady state, shape (state,)."""
+        del k
+        return jnp.zeros(len(self.states))
+
+    def initial_state(self, k: dict[str, jax.Array]) -> jax.Array:
+        """Returns the start of the dynamics, shape (state,), for `start: initial_state`."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no initial_state(self, k), which `start: initial_state` needs: "
+            "define it, or use `start: steady_state`."
+        )
+
+    def residual_scale(self, k: dict[str, jax.Array]) -> jax.Array:
+        """Returns positive factors, shape (state,): the steady state solves f(x) * scale = 0."""
+        del k
+        return jnp.ones(len(self.states))
+
+    def invariants(self, x: jax.Array, k: dict[str, jax.Array]) -> jax.Array:
+        """Returns the conserved quantities, shape (invariant,); none by default.
+
+        The steady state keeps the values that they have at its first guess.
+        """
+        del k
+        return jnp.zeros((0,), x.dtype)
+
+    def loss(self, times: jax.Array, x: jax.Array, k: dict[str, jax.Array]) -> jax.Array:
+        """Returns the scalar that gradients are taken of: by default the sum of squares of x.
+
+        - `times`: save times, shape (time,).
+        - `x`: states there, shape (time, state).
+        - `k`: the parameters of the dynamic phase.
+        """
+        del times, k
+        return jnp.sum(x**2)
+
+    def exact(self, t: jax.Array, x_start: jax.Array, k: dict[str, jax.Array]) -> jax.Array | None:
+        """Returns the closed-form solution at time t, shape (state,), or None where there is none."""
+        del t, x_start, k
+        return None

@@ -1,0 +1,358 @@
+"""The adaptive solve, forward only, with every attempt recorded.
+
+diffrax provides the solver's step and the step-size controller; the loop around them is ours, for two reasons. A
+`vmap` of diffrax's loop would copy the whole record on each iteration, and it can neither record rejected
+attempts nor replace a lane that has finished. The test suite holds it equal to `diffrax.diffeqsolve`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+
+from retrograd.api import Model
+from retrograd.batches import LANES, float_type
+from retrograd.plugins import Field
+from retrograd.schema import DYNAMICS_STATUS
+
+# Attempts between two looks from the host: long enough to hide the dispatch, short enough to refill lanes soon.
+BLOCK = 64
+
+# `dt0: null` does what diffrax 0.7.2 does: its choice of a first step does not recognise the term that diffeqsolve
+# has wrapped, and falls back on this constant. Its overflow in stiff systems is what breaks gradients later.
+FIRST_STEP = 0.01
+
+SUCCESSFUL, MAX_STEPS, DT_MIN, NONFINITE, SKIPPED = range(len(DYNAMICS_STATUS))
+
+
+class SegmentedController(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
+    """A PID controller whose largest step depends on the segment of time that the step starts in."""
+
+    controller: diffrax.PIDController
+    until: jax.Array  # (segment,)
+    dtmax: jax.Array  # (segment + 1,), the last one for what comes after
+
+    @property
+    def rtol(self):
+        return self.controller.rtol
+
+    @property
+    def atol(self):
+        return self.controller.atol
+
+    @property
+    def norm(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.controller.norm
+
+    def wrap(self, direction):
+        return self
+
+    def _at(self, t):
+        return self.dtmax[jnp.searchsorted(self.until, t, side="right")]
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        next_t1, state = self.controller.init(terms, t0, t1, y0, dt0, args, func, error_order)
+        return jnp.minimum(next_t1, t0 + self._at(t0)), state
+
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
+        keep, next_t0, next_t1, jump, state, result = self.controller.adapt_step_size(
+            t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
+        )
+        return keep, next_t0, jnp.minimum(next_t1, next_t0 + self._at(next_t0)), jump, state, result
+
+
+def make_solver(options: Mapping[str, Any]) -> Any:
+    """Returns the diffrax solver of a variant, with its inner nonlinear solve."""
+    cls = getattr(diffrax, options["solver"])
+    if not cls.tableau.implicit:
+        return cls()
+    nonlinear, controller = options["nonlinear"], options["controller"]
+    rtol = controller["rtol"] if nonlinear["rtol"] is None else nonlinear["rtol"]
+    atol = controller["atol"] if nonlinear["atol"] is None else nonlinear["atol"]
+    kind = {"newton": optx.Newton, "chord": diffrax.VeryChord}[nonlinear["method"]]
+    return cls(root_finder=kind(rtol=rtol, atol=atol, norm=optx.rms_norm))
+
+
+def make_controller(options: Mapping[str, Any], step_ends: np.ndarray) -> Any:
+    """Returns the step-size controller of a variant; steps end at `step_ends` exactly, shape (time,)."""
+    c = options["controller"]
+    pid = diffrax.PIDController(
+        rtol=c["rtol"],
+        atol=c["atol"],
+        pcoeff=c["pcoeff"],
+        icoeff=c["icoeff"],
+        dcoeff=c["dcoeff"],
+        dtmax=None if options["segments"] else c["dtmax"],
+    )
+    segments = options["segments"]
+    inner: Any = pid
+    if segments:
+        ends = [s["until"] for s in segments]
+        # After the last segment, and in those that name none, the controller's own dtmax holds.
+        own = np.inf if c["dtmax"] is None else c["dtmax"]
+        largest = [*(own if s.get("dtmax") is None else s["dtmax"] for s in segments), own]
+        inner = SegmentedController(pid, jnp.asarray(ends, step_ends.dtype), jnp.asarray(largest, step_ends.dtype))
+        inside = [t for t in ends if t < step_ends[-1]]
+        step_ends = np.union1d(step_ends, np.asarray(inside, step_ends.dtype))
+    return diffrax.ClipStepSizeController(inner, step_ts=jnp.asarray(step_ends))
+
+
+class _Lane(eqx.Module):
+    t0: jax.Array
+    t1: jax.Array
+    x: jax.Array
+    k: jax.Array
+    solver_state: Any
+    controller_state: Any
+    attempts: jax.Array
+    accepted: jax.Array
+    status: jax.Array  # -1 while it runs
+
+
+class _Attempts(eqx.Module):
+    start: jax.Array  # (attempt, lane)
+    end: jax.Array
+    accepted: jax.Array
+    error: jax.Array
+    x: jax.Array  # (attempt, lane, state)
+
+
+@dataclass
+class Record:
+    """What was recorded of one scenario: attempts in order, and of each accepted one its end and state."""
+
+    status: int = SKIPPED
+    start: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    end: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    accepted: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    error: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    step_time: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    step_x: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+
+    @property
+    def num_accepted(self) -> int:
+        return int(np.sum(self.accepted))
+
+
+class Integrator:
+    """The compiled adaptive solve of one variant; runs any number of scenarios through `LANES` lanes."""
+
+    def __init__(
+        self, field: Field, model: Model, options: Mapping[str, Any], save_times: Sequence[float], n: int
+    ) -> None:
+        """- `field`: f(model, t, x, k).
+        - `options`: the variant's solver, nonlinear, controller, segments, max_steps.
+        - `save_times`: increasing, the last one above 0; steps end there exactly.
+        - `n`: number of states.
+        """
+        self.dtype = float_type()
+        times = np.asarray(save_times, self.dtype)
+        self.stop = times[-1]
+        solver = make_solver(options)
+        controller = make_controller(options, times[times > 0])
+        dt0 = options["controller"]["dt0"]
+        max_steps = options["max_steps"]
+        rtol, atol = options["controller"]["rtol"], options["controller"]["atol"]
+        stop = jnp.asarray(self.stop)
+        # Within a hundred ulp of the end a step is stretched to it: diffrax's rule, kept so that both loops agree.
+        near = self.stop
+        for _ in range(100):
+            near = np.nextafter(near, -np.inf, dtype=self.dtype)
+
+        def rate(t, x, args):
+            model, k = args
+            return field(model, t, x, k)
+
+        term = diffrax.ODETerm(rate)
+        order = solver.error_order(term)
+
+        def start(model, x, k):
+            t0 = jnp.zeros((), self.dtype)
+            args = (model, k)
+            first = jnp.asarray(FIRST_STEP if dt0 is None else dt0, self.dtype)
+            t1, controller_state = controller.init(term, t0, stop, x, first, args, solver.func, order)
+            t1 = jnp.minimum(t1, stop)
+            state = solver.init(term, t0, t1, x, args)
+            if state is not None:
+                # diffrax evaluates the first stage of every lane anew while *any* lane is at its first step, so
+                # that one scenario changes the rounding of its neighbours. Given here, it never does.
+                state = (jnp.zeros((), bool), rate(t0, x, args))
+            status = jnp.where(jnp.isfinite(t1) & jnp.all(jnp.isfinite(x)), -1, NONFINITE)
+            zero = jnp.zeros((), jnp.int32)
+            return _Lane(t0, t1, x, k, state, controller_state, zero, zero, status.astype(jnp.int32))
+
+        def attempt(model, lane):
+            x1, error, _, solver_state, _ = solver.step(
+                term, lane.t0, lane.t1, lane.x, (model, lane.k), lane.solver_state, False
+            )
+            error = jnp.where(jnp.isnan(error), jnp.inf, error)
+            keep, t0, t1, _, controller_state, _ = controller.adapt_step_size(
+                lane.t0, lane.t1, lane.x, x1, (model, lane.k), error, order, lane.controller_state
+            )
+            t0 = jnp.minimum(t0, stop)
+            ahead = jnp.where(keep, stop, t0 + 0.5 * (stop - t0))
+            t1 = jnp.where((t0 < stop) & (t1 > near), ahead, t1)
+            seen = jnp.where(jnp.any(jnp.isnan(x1)), lane.x, x1)
+            scaled = optx.rms_norm(error / (atol + rtol * jnp.maximum(jnp.abs(lane.x), jnp.abs(seen))))
+            attempts = lane.attempts + 1
+            select = lambda new, old: jax.tree_util.tree_map(lambda a, b: jnp.where(keep, a, b), new, old)
+            done = t0 >= stop
+            # A step that does not move time would be accepted for ever.
+            stuck = ~done & ~(t1 > t0)
+            status = jnp.where(
+                done,
+                SUCCESSFUL,
+                jnp.where(
+                    ~jnp.isfinite(t1),
+                    NONFINITE,
+                    jnp.where(stuck, DT_MIN, jnp.where(attempts >= max_steps, MAX_STEPS, -1)),
+                ),
+            ).astype(jnp.int32)
+            after = _Lane(
+                t0,
+                t1,
+                select(x1, lane.x),
+                lane.k,
+                select(solver_state, lane.solver_state),
+                controller_state,
+                attempts,
+                lane.accepted + keep.astype(jnp.int32),
+                status,
+            )
+            return after, (lane.t0, lane.t1, keep, scaled, x1)
+
+        def block(model, lanes):
+            empty = lambda dtype, *more: jnp.zeros((BLOCK, LANES, *more), dtype)
+            record = _Attempts(
+                empty(self.dtype), empty(self.dtype), empty(bool), empty(self.dtype), empty(self.dtype, n)
+            )
+
+            def body(carry):
+                i, lanes, record = carry
+                after, row = jax.vmap(lambda lane: attempt(model, lane))(lanes)
+                running = lanes.status < 0
+                freeze = lambda new, old: jnp.where(
+                    jnp.reshape(running, running.shape + (1,) * (new.ndim - 1)), new, old
+                )
+                lanes = jax.tree_util.tree_map(freeze, after, lanes)
+                record = jax.tree_util.tree_map(lambda buffer, v: buffer.at[i].set(v), record, _Attempts(*row))
+                return i + 1, lanes, record
+
+            def going(carry):
+                i, lanes, _ = carry
+                return (i < BLOCK) & jnp.any(lanes.status < 0)
+
+            _, lanes, record = jax.lax.while_loop(going, body, (jnp.zeros((), jnp.int32), lanes, record))
+            return lanes, record
+
+        def refill(model, lanes, fresh, x, k):
+            new = jax.vmap(lambda x, k: start(model, x, k))(x, k)
+            pick = lambda a, b: jnp.where(jnp.reshape(fresh, fresh.shape + (1,) * (a.ndim - 1)), a, b)
+            return jax.tree_util.tree_map(pick, new, lanes)
+
+        self._model = model
+        self._start = eqx.filter_jit(lambda model, x, k: jax.vmap(lambda x, k: start(model, x, k))(x, k))
+        self._refill = eqx.filter_jit(refill)
+        self._block = eqx.filter_jit(block)
+
+    def compile(self, states: int, parameters: int) -> None:
+        """Compiles the solve, so that compile and run time can be told apart."""
+        x, k = jnp.zeros((LANES, states), self.dtype), jnp.zeros((LANES, parameters), self.dtype)
+        lanes = self._refill(self._model, self._start(self._model, x, k), jnp.ones(LANES, bool), x, k)
+        ended = eqx.tree_at(lambda s: s.status, lanes, jnp.full_like(lanes.status, SUCCESSFUL))
+        jax.block_until_ready(self._block(self._model, ended))
+
+    def run(
+        self,
+        x_start: np.ndarray,
+        k: np.ndarray,
+        *,
+        done: Callable[[int], None] = lambda count: None,
+        stop_when: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    ) -> list[Record]:
+        """Returns the records of all scenarios, in order.
+
+        - `x_start`: shape (scenario, state). A row that is not finite is skipped.
+        - `k`: shape (scenario, parameter).
+        - `done`: called with the number of scenarios that have just ended.
+        - `stop_when`: (x, k) of the lanes -> which lanes may end early, as successful.
+        """
+        total = len(x_start)
+        records = [Record() for _ in range(total)]
+        parts: list[list[tuple[np.ndarray, ...]]] = [[] for _ in range(total)]
+        queue = [i for i in range(total) if np.all(np.isfinite(x_start[i]))]
+        done(total - len(queue))
+        if not queue:
+            return records
+        x_start = np.asarray(x_start, self.dtype)
+        k = np.asarray(k, self.dtype)
+        owner = np.full(LANES, -1)
+        filler = queue[0]
+        waiting = list(reversed(queue))
+        lanes: Any = None
+        while True:
+            fresh = np.zeros(LANES, bool)
+            for lane in range(LANES):
+                if owner[lane] < 0 and waiting:
+                    owner[lane] = waiting.pop()
+                    fresh[lane] = True
+            if np.all(owner < 0):
+                return records
+            if np.any(fresh):
+                rows = np.where(owner >= 0, owner, filler)
+                x, kk = jnp.asarray(x_start[rows]), jnp.asarray(k[rows])
+                if lanes is None:
+                    lanes = self._start(self._model, x, kk)
+                    idle = jnp.asarray(owner < 0)
+                    lanes = eqx.tree_at(lambda s: s.status, lanes, jnp.where(idle, jnp.int32(SUCCESSFUL), lanes.status))
+                else:
+                    lanes = self._refill(self._model, lanes, jnp.asarray(fresh), x, kk)
+            before = np.asarray(lanes.attempts)
+            lanes, record = self._block(self._model, lanes)
+            status, after = np.array(lanes.status), np.asarray(lanes.attempts)
+            rows = [np.asarray(v) for v in (record.start, record.end, record.accepted, record.error, record.x)]
+            if stop_when is not None:
+                early = (status < 0) & stop_when(np.asarray(lanes.x), np.asarray(lanes.k))
+                status[early] = SUCCESSFUL
+                lanes = eqx.tree_at(lambda s: s.status, lanes, jnp.asarray(status))
+            for lane in np.flatnonzero(owner >= 0):
+                i, count = owner[lane], after[lane] - before[lane]
+                start, end, accepted, error, x1 = (row[:count, lane] for row in rows)
+                parts[i].append((start, end, accepted, error, x1[accepted]))
+                if status[lane] >= 0:
+                    records[i] = _join(parts[i], int(status[lane]))
+                    parts[i] = []
+                    owner[lane] = -1
+                    done(1)
+
+
+def _join(parts: list[tuple[np.ndarray, ...]], status: int) -> Record:
+    start, end, accepted, error, x = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Record(status, start, end, accepted, error, end[accepted], x)
+
+
+def rows_at(record: Record, x_start: np.ndarray, save_times: np.ndarray) -> np.ndarray:
+    """Returns x at the save times, shape (time, state); NaN where the simulation did not get there."""
+    rows = np.full((len(save_times), len(x_start)), np.nan)
+    index = save_index(record.step_time, save_times)
+    rows[index[index >= 0]] = record.step_x[index >= 0]
+    if save_times[0] == 0 and np.all(np.isfinite(x_start)):
+        rows[0] = x_start
+    return rows
+
+
+def save_index(step_time: np.ndarray, save_times: np.ndarray) -> np.ndarray:
+    """Returns for each step the save time that it ends at, or -1, shape (step,)."""
+    if len(step_time) == 0:
+        return np.zeros(0, np.int64)
+    times = np.asarray(save_times, step_time.dtype)
+    found = np.minimum(np.searchsorted(times, step_time), len(times) - 1)
+    return np.where(times[found] == step_time, found, -1)

@@ -1,0 +1,713 @@
+"""The figures of the report. Each function draws one of them on an empty matplotlib Figure.
+
+Nothing here touches pyplot or global settings, so that the same functions serve a notebook. Colours are of
+Okabe and Ito's palette, and no meaning hangs on colour alone: hatches, markers and labels carry it too.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from retrograd.schema import OUTCOMES, VERDICTS
+
+if TYPE_CHECKING:
+    from retrograd.report import Results, Treated
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    *("#000000", "#E69F00", "#56B4E9", "#009E73"),
+    *("#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
+)
+GREY = "#6b6b6b"
+
+# What an outcome looks like: its words, its colour, its hatch.
+OUTCOME_STYLE = {
+    "verified": ("verified", GREEN, ""),
+    "forward_failed": ("forward solve failed", VERMILION, "////"),
+    "gradient_nonfinite": ("gradient not finite", ORANGE, "xxxx"),
+    "gradient_refuted": ("gradient refuted", PURPLE, "||||"),
+    "inconclusive": ("check inconclusive", SKY, "\\\\\\\\"),
+    "steady_state_failed": ("no steady state", "#b8b8b8", "----"),
+}
+
+# How many of a kind are drawn; what is left out is said in the captions.
+MOST_VARIANTS = 24
+MOST_PANELS = 5
+MOST_STATES = 6
+MOST_WRT = 16
+
+_LINES: tuple[tuple[str, str, Literal["-", "--", "-.", ":"]], ...] = (
+    *((BLUE, "o", "-"), (VERMILION, "s", "--"), (GREEN, "^", "-."), (PURPLE, "D", ":")),
+    *((ORANGE, "v", "-"), (SKY, "P", "--"), (BLACK, "X", "-."), (GREY, "<", ":")),
+)
+VERIFIED = VERDICTS.index("verified")
+_METHOD = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"))
+
+_STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
+    "font.size": 9.0,
+    "axes.titlesize": 9.0,
+    "axes.labelsize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "legend.fontsize": 8.0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.3,
+    "hatch.linewidth": 0.7,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",
+    # Text stays text: it can be searched and read out, and the page is smaller.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "retrograd",
+    "path.simplify": True,
+}
+
+_POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+# --- small helpers --------------------------------------------------------------------------------
+
+
+def literal(text: str, most: int = 60) -> str:
+    """Returns a name as matplotlib draws it letter for letter; long ones lose their middle."""
+    text = "".join(c if c.isprintable() else "�" for c in text)
+    if len(text) > most:
+        half = (most - 1) // 2
+        text = f"{text[:half]}…{text[len(text) - (most - 1 - half) :]}"
+    return text.replace("$", r"\$")
+
+
+def power(value: float, _: Any = None) -> str:
+    """Returns `10⁻³` for powers of ten and nothing for other numbers: no mathtext, so text stays text."""
+    if not value > 0:
+        return ""
+    exponent = round(float(np.log10(value)))
+    if not np.isclose(value, 10.0**exponent, rtol=1e-6):
+        return ""
+    return {0: "1", 1: "10"}.get(exponent, "10" + str(exponent).translate(_POWERS))
+
+
+def _log(axis: XAxis | YAxis, values: Iterable[float] | np.ndarray, ticks: int = 6) -> tuple[float, float]:
+    """Makes an axis logarithmic over whole decades around the values; returns its limits."""
+    array = np.asarray(list(values) if not isinstance(values, np.ndarray) else values, float)
+    array = array[np.isfinite(array) & (array > 0)]
+    low, high = (float(array.min()), float(array.max())) if array.size else (0.1, 1.0)
+    # Beyond these, powers of ten are no normal floats any more.
+    bottom = int(np.clip(np.floor(np.log10(low)), -300, 300))
+    top = max(int(np.clip(np.ceil(np.log10(high)), -300, 300)), bottom + 1)
+    limits = (10.0**bottom * 0.8, 10.0**top * 1.25)
+    if isinstance(axis, XAxis):
+        axis.axes.set_xscale("log")
+        axis.axes.set_xlim(*limits)
+    else:
+        axis.axes.set_yscale("log")
+        axis.axes.set_ylim(*limits)
+    axis.set_major_locator(LogLocator(numticks=ticks))
+    axis.set_major_formatter(FuncFormatter(power))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+    return limits
+
+
+def _thin(x: np.ndarray, y: np.ndarray, columns: int = 220, rows: int = 160) -> np.ndarray:
+    """Returns the indices, in order, of points that the eye can tell apart: one for each cell of a grid."""
+    if not len(x):
+        return np.zeros(0, int)
+
+    def cells(v: np.ndarray, n: int) -> np.ndarray:
+        span = float(v.max() - v.min())
+        return np.zeros(len(v), int) if span == 0 else np.floor((v - v.min()) / span * n).astype(int)
+
+    _, first = np.unique(cells(x, columns) * (rows + 1) + cells(y, rows), return_index=True)
+    return np.sort(first)
+
+
+def spread(order: np.ndarray, count: int) -> np.ndarray:
+    """Returns up to `count` entries of a sequence, evenly spread, with both ends."""
+    if len(order) <= count:
+        return order
+    return order[np.unique(np.round(np.linspace(0, len(order) - 1, count)).astype(int))]
+
+
+def _empty(figure: Figure, why: str) -> None:
+    axes = figure.subplots()
+    axes.axis("off")
+    axes.text(0.5, 0.5, why, ha="center", va="center", color=GREY, transform=axes.transAxes)
+
+
+def _say(axes: Axes, why: str) -> None:
+    axes.text(0.5, 0.5, why, ha="center", va="center", color=GREY, fontsize=8, transform=axes.transAxes)
+
+
+def _columns(total: int, most: int = 3) -> tuple[int, int]:
+    columns = total if total <= most else (2 if total == 4 else most)
+    return -(-total // columns), columns
+
+
+# --- choices that the captions repeat -------------------------------------------------------------
+
+
+def shown_variants(results: Results, most: int = MOST_PANELS) -> list[Treated]:
+    """Returns the variants that get a panel: all, or the best, its contrast and the first others."""
+    variants = list(results.variants)
+    if len(variants) <= most:
+        return variants
+    first = [v for v in (results.best, results.contrast) if v is not None]
+    chosen = first + [v for v in variants if v not in first][: most - len(first)]
+    return [v for v in variants if v in chosen]
+
+
+def shown_trajectories(results: Results, count: int = 6, failed: int = 2) -> list[int]:
+    """Returns scenarios spread over the step counts of the best variant, and failed ones, as indices."""
+    i = results.index(results.best)
+    attempts = results.attempts[i]
+    recorded = results.best.dynamics["step_count"].values > 0
+    good = results.best.dynamics["status"].values == 0
+    order = np.argsort(attempts, kind="stable")
+    chosen = spread(order[good[order]], count)
+    # Those that got furthest have most to show.
+    rest = order[~good[order] & recorded[order]]
+    return [int(s) for s in [*chosen, *rest[::-1][: failed if len(chosen) else count]]]
+
+
+def shown_steps(results: Results) -> list[tuple[str, int]]:
+    """Returns the easiest, the median and the hardest scenario that both variants recorded."""
+    pair = [v for v in (results.contrast, results.best) if v is not None]
+    recorded = np.all([v.dynamics["attempt_count"].values > 0 for v in pair], axis=0)
+    attempts = results.attempts[results.index(pair[0])]
+    order = np.argsort(attempts, kind="stable")
+    order = order[recorded[order]]
+    if len(order) >= 3:
+        picks = [order[0], order[(len(order) - 1) // 2], order[-1]]
+        return [(word, int(s)) for word, s in zip(("easiest", "median", "hardest"), picks, strict=True)]
+    words = {1: ("only one",), 2: ("easier", "harder")}.get(len(order), ())
+    return [(word, int(s)) for word, s in zip(words, order, strict=True)]
+
+
+def reference_method(treated: Treated) -> int:
+    """Returns the index of the method that the sweep is held against: replay, or the first one."""
+    methods = treated.methods
+    return methods.index("replay") if "replay" in methods else 0
+
+
+def shown_sweeps(results: Results) -> list[tuple[int, list[int]]]:
+    """Returns up to three derivatives, one a kind, with the scenarios of tightest, median, widest bound.
+
+    Bounds count relative to the scenario's largest derivative.
+    """
+    best = results.best
+    labels = best.wrt
+    bound = relative(best.gradients["fd_error"].values, best)
+    sweep = best.gradients["fd_sweep"].values
+    kinds: dict[str, list[int]] = {}
+    for j, label in enumerate(labels):
+        kind = "network" if label.startswith("network[") else label.rpartition("@")[2]
+        kinds.setdefault(kind, []).append(j)
+    out = []
+    for columns in list(kinds.values())[:3]:
+        size = [
+            np.nanmedian(v) if np.isfinite(v).any() else -1.0 for v in np.abs(best.gradients["fd"].values[:, columns]).T
+        ]
+        j = columns[int(np.argmax(size))]
+        usable = np.isfinite(sweep[:, j]).any(axis=1) & np.isfinite(bound[:, j])
+        order = np.argsort(np.where(usable, bound[:, j], np.inf), kind="stable")[: int(usable.sum())]
+        if len(order):
+            out.append((j, [int(s) for s in spread(order, 3)]))
+    return out
+
+
+def relative(values: np.ndarray, treated: Treated) -> np.ndarray:
+    """Returns numbers (scenario, ..., wrt) over the scenario's largest |fd|; NaN where that is 0."""
+    size = treated.size.reshape((-1,) + (1,) * (values.ndim - 1))
+    with np.errstate(all="ignore"):
+        return np.where(size > 0, values / size, np.nan)
+
+
+# --- the figures ----------------------------------------------------------------------------------
+
+
+def outcomes(results: Results, figure: Figure) -> None:
+    """Draws, for each variant, how many scenarios ended how."""
+    variants = results.variants[:MOST_VARIANTS]
+    total = len(results.scenarios)
+    axes = figure.subplots()
+    present = [c for c in range(len(OUTCOMES)) if (results.outcome == c).any()]
+    for row, treated in enumerate(variants):
+        codes = results.outcome[results.index(treated)]
+        left = 0
+        for code in present:
+            count = int((codes == code).sum())
+            if not count:
+                continue
+            _, colour, hatch = OUTCOME_STYLE[OUTCOMES[code]]
+            axes.barh(
+                row,
+                count,
+                left=left,
+                height=0.66,
+                color=colour,
+                hatch=hatch,
+                edgecolor="white",
+                linewidth=0.8,
+            )
+            wide = count >= 0.025 * total * len(str(count))
+            axes.text(
+                left + count / 2,
+                row if wide else row - 0.36,
+                str(count),
+                ha="center",
+                va="center" if wide else "bottom",
+                fontsize=8.5 if wide else 7,
+                color="black",
+                bbox={"boxstyle": "round,pad=0.18", "fc": "white", "ec": "none"} if wide else None,
+            )
+            left += count
+    axes.set_yticks(range(len(variants)), [literal(v.name, 28) for v in variants], fontsize=9)
+    axes.set_ylim(len(variants) - 0.4, -0.65)
+    axes.set_xlim(0, total)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("scenarios")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    patches = []
+    for code in present:
+        words, colour, hatch = OUTCOME_STYLE[OUTCOMES[code]]
+        patches.append(Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=words))
+    figure.legend(
+        handles=patches,
+        loc="outside upper left",
+        ncols=min(3, len(patches)),
+        handlelength=2.2,
+        handleheight=1.1,
+    )
+
+
+def attempts(results: Results, figure: Figure) -> None:
+    """Draws the attempts, accepted and rejected, of every scenario: one row a variant, sorted within it."""
+    variants = results.variants[:MOST_VARIANTS]
+    axes = figure.subplots()
+    drawn: list[float] = []
+    for row, treated in enumerate(variants):
+        i = results.index(treated)
+        count = results.attempts[i].astype(float)
+        order = np.argsort(count, kind="stable")
+        height = row + 0.36 - 0.72 * (np.arange(len(order)) + 0.5) / max(len(order), 1)
+        x, good = count[order], treated.dynamics["status"].values[order] == 0
+        for keep, colour, marker, size in ((good, BLUE, "o", 3.2), (~good, VERMILION, "x", 4.0)):
+            keep = keep & (x > 0)
+            some = np.flatnonzero(keep)
+            some = some[_thin(np.log(x[some]), height[some], 300, 40)]
+            axes.plot(
+                x[some],
+                height[some],
+                linestyle="none",
+                marker=marker,
+                color=colour,
+                markersize=size,
+                alpha=0.8,
+            )
+        drawn += [float(v) for v in x[x > 0]]
+        limit = treated.settings.get("dynamics", {}).get("max_steps")
+        if limit:
+            axes.plot([limit] * 2, [row - 0.42, row + 0.42], color=BLACK, linewidth=1.2)
+            drawn.append(float(limit))
+        if (x > 0).any():
+            axes.plot([np.median(x[x > 0])] * 2, [row - 0.42, row + 0.42], color=GREY, linewidth=1.2, linestyle=":")
+    _log(axes.xaxis, drawn)
+    if drawn:
+        axes.set_xlim(min(drawn) / 1.5, max(drawn) * 1.5)
+    axes.set_yticks(range(len(variants)), [literal(v.name, 28) for v in variants], fontsize=9)
+    axes.set_ylim(len(variants) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_xlabel("attempted steps of a scenario, accepted and rejected")
+    handles = [
+        Line2D([], [], linestyle="none", marker="o", color=BLUE, markersize=4, label="solved"),
+        Line2D([], [], linestyle="none", marker="x", color=VERMILION, markersize=5, label="failed"),
+        Line2D([], [], color=GREY, linestyle=":", label="median"),
+        Line2D([], [], color=BLACK, label="max_steps"),
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=4)
+
+
+def trajectories(results: Results, figure: Figure) -> None:
+    """Draws states over model time for scenarios spread over the step counts, under the best variant."""
+    best = results.best
+    chosen = shown_trajectories(results)
+    if not chosen:
+        _empty(figure, f"No step of any scenario was accepted under {literal(best.name)}.")
+        return
+    dynamics = best.dynamics
+    times = dynamics["model_time"].values
+    states = best.states[:MOST_STATES]
+    rows, columns = _columns(len(states))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    records = [_record(best, s) for s in chosen]
+    logarithmic = _is_log_time(times, records)
+    first = np.concatenate([t[1:2] for t, _ in records])
+    handles = []
+    for panel, state in enumerate(states):
+        axes = grid.flat[panel]
+        values = []
+        left = _log(axes.xaxis, np.concatenate([first, times[-1:]]), ticks=5)[0] if logarithmic else 0.0
+        for n, (s, (t, x)) in enumerate(zip(chosen, records, strict=True)):
+            colour, marker, dash = _LINES[n % len(_LINES)]
+            good = dynamics["status"].values[s] == 0
+            y = x[:, panel]
+            if logarithmic:
+                # Time 0 has no place on the axis: a curve comes in at its start value.
+                t, y = np.concatenate([[left, t[1] / 2], t[1:]]), np.concatenate([[y[0], y[0]], y[1:]])
+            where = np.flatnonzero(np.isfinite(y))
+            values.append(y[where])
+            u = np.log(t) if logarithmic else t
+            where = where[_thin(u[where], y[where], 300, 240)]
+            # Markers tell lines apart in print; they stand where others do not.
+            ticks = np.linspace(u[where[0]], u[where[-1]], 5)[:-1] if len(where) else []
+            ticks = [v + (n + 0.5) * (u[where[-1]] - u[where[0]]) / (4 * len(chosen)) for v in ticks]
+            spots = sorted({int(np.argmin(np.abs(u[where] - v))) for v in ticks})
+            axes.plot(t[where], y[where], color=colour, linestyle=dash, marker=marker, markersize=4, markevery=spots)
+            if not good and len(where):
+                axes.plot(t[where[-1]], y[where[-1]], marker="x", color=BLACK, markersize=8, markeredgewidth=2)
+            if panel == 0:
+                name = literal(results.scenarios[s], 34) + ("" if good else " (failed at ✕)")
+                handles.append(Line2D([], [], color=colour, linestyle=dash, marker=marker, markersize=4, label=name))
+        together = np.concatenate(values) if values else np.zeros(0)
+        if together.size and together.min() > 0 and together.max() > 1e4 * together.min():
+            _log(axes.yaxis, together)
+        axes.set_title(f"{literal(state, 20)} [{literal(best.state_units[panel], 20)}]", loc="left")
+        axes.grid(color="#e6e6e6", linewidth=0.6)
+        if panel >= len(states) - columns:
+            axes.set_xlabel(f"model time [{literal(best.time_unit, 20)}]")
+    for axes in list(grid.flat)[len(states) :]:
+        axes.remove()
+    figure.legend(handles=handles, loc="outside lower left", ncols=2, handlelength=3.2)
+
+
+def _record(treated: Treated, s: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns times and states of a scenario's record, its start included."""
+    mine = treated.steps(s)
+    t = np.concatenate([[0.0], treated.dynamics["step_time"].values[mine]])
+    x = np.concatenate([treated.dynamics["x_start"].values[s : s + 1], treated.dynamics["step_x"].values[mine]])
+    return t, x
+
+
+def _is_log_time(times: np.ndarray, records: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
+    """Whether time needs decades: by the save times, or by when the scenarios drawn make their change."""
+    positive = times[times > 0]
+    if len(positive) > 1 and positive[-1] > 1e3 * positive[0] and np.ptp(np.diff(positive)) > positive[0]:
+        return True
+    halves = []
+    for t, x in records:
+        moved = np.nancumsum(np.abs(np.diff(x, axis=0)).sum(axis=1)) if len(t) > 1 else np.zeros(0)
+        if len(moved) and moved[-1] > 0:
+            halves.append(t[1:][np.searchsorted(moved, moved[-1] / 2)])
+    return len(halves) > 1 and min(halves) > 0 and max(halves) > 300 * min(halves)
+
+
+def steps(results: Results, figure: Figure) -> None:
+    """Draws step size over model time, accepted and rejected, for three scenarios under two variants."""
+    chosen = shown_steps(results)
+    pair = [v for v in (results.contrast, results.best) if v is not None]
+    if not chosen:
+        _empty(figure, "No scenario has recorded attempts.")
+        return
+    grid = figure.subplots(len(pair), len(chosen), squeeze=False, sharex="col", sharey=True)
+    every_t: list[list[np.ndarray]] = [[] for _ in chosen]
+    every_dt: list[np.ndarray] = []
+    for row, treated in enumerate(pair):
+        start, end = treated.dynamics["attempt_start"].values, treated.dynamics["attempt_end"].values
+        accepted = treated.dynamics["attempt_accepted"].values.astype(bool)
+        finite = treated.dynamics["attempt_finite"].values.astype(bool)
+        for column, (word, s) in enumerate(chosen):
+            axes = grid[row, column]
+            mine = treated.attempts(s)
+            t, dt = end[mine], (end - start)[mine]
+            usable = (t > 0) & (dt > 0) & np.isfinite(dt)
+            yes, ok = accepted[mine], finite[mine]
+            for keep, style in (
+                (yes, {"color": BLUE, "marker": ".", "markersize": 3, "linestyle": "-", "linewidth": 0.7}),
+                (~yes & ok, {"color": VERMILION, "marker": "x", "markersize": 4, "linestyle": "none"}),
+                (~yes & ~ok, {"color": BLACK, "marker": "+", "markersize": 6, "linestyle": "none"}),
+            ):
+                some = np.flatnonzero(keep & usable)
+                if len(some):
+                    some = some[_thin(np.log(t[some]), np.log(dt[some]), 160, 120)]
+                    axes.plot(t[some], dt[some], **style)
+            every_t[column].append(t[usable])
+            every_dt.append(dt[usable])
+            told = f"{int(yes.sum())} accepted, {int((~yes).sum())} rejected"
+            if treated.dynamics["status"].values[s] != 0:
+                told += ", failed"
+            head = f"{word}: {literal(results.scenarios[s], 24)}\n" if row == 0 else ""
+            axes.set_title(head + told, loc="left", fontsize=8)
+            axes.grid(color="#e6e6e6", linewidth=0.6)
+            if column == 0:
+                axes.set_ylabel(f"{literal(treated.name, 20)}\nstep size [{literal(treated.time_unit, 12)}]")
+            if row == len(pair) - 1:
+                axes.set_xlabel(f"model time [{literal(treated.time_unit, 12)}]")
+    for axes, found in zip(grid[0], every_t, strict=True):
+        _log(axes.xaxis, np.concatenate(found), ticks=5)
+    _log(grid[0, 0].yaxis, np.concatenate(every_dt))
+    handles = [
+        Line2D([], [], color=BLUE, marker=".", label="accepted"),
+        Line2D([], [], color=VERMILION, marker="x", linestyle="none", label="rejected: error above tolerance"),
+        Line2D([], [], color=BLACK, marker="+", linestyle="none", label="rejected: no finite error estimate"),
+    ]
+    figure.legend(handles=handles, loc="outside lower left", ncols=3)
+
+
+def gradient_errors(results: Results, figure: Figure) -> None:
+    """Draws |AD - FD| for every derivative, method and variant beside the bound that decides."""
+    shown = shown_variants(results)
+    if not any(len(v.wrt) for v in shown):
+        _empty(figure, "The study asks for no derivatives.")
+        return
+    rows, columns = _columns(len(shown) + 1 if len(shown) > 1 else 1)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    tables = [_errors(v) for v in shown]
+    every = np.concatenate([np.concatenate([e.ravel(), b.ravel()]) for e, b in tables])
+    every = np.clip(every[np.isfinite(every) & (every > 0)], 1e-20, 1e6)
+    # What is exactly 0 has no logarithm: it stands on a line of its own below.
+    floor = 10.0 ** (np.floor(np.log10(every.min())) - 1) if every.size else 1e-17
+    methods = sorted({m for v in shown for m in v.methods}, key=[m for v in shown for m in v.methods].index)
+    for panel, (treated, (error, bound)) in enumerate(zip(shown, tables, strict=True)):
+        axes = grid.flat[panel]
+        wrt = shown_wrt(treated)
+        count = len(treated.methods)
+        lost = 0
+        for m, method in enumerate(treated.methods):
+            colour, marker = _METHOD[methods.index(method) % len(_METHOD)]
+            verdict = treated.gradients["verdict"].values[:, m]
+            for place, j in enumerate(wrt):
+                x = place + (m - (count - 1) / 2) * 0.7 / count
+                y, b = error[:, m, j], bound[:, m, j]
+                finite = b[np.isfinite(b)]
+                if finite.size:
+                    low, high = np.clip([np.median(finite), finite.max()], floor, 1e6)
+                    axes.plot([x, x], [low, high], color="#c4c4c4", linewidth=3.2, solid_capstyle="butt", zorder=1)
+                    axes.plot([x - 0.17, x + 0.17], [high, high], color=BLACK, linewidth=1, zorder=2)
+                lost += int((verdict[:, j] == VERDICTS.index("nonfinite")).sum())
+                value = np.clip(np.where(y == 0, floor, y), floor, 1e6)
+                good = value[np.isfinite(value) & (verdict[:, j] == VERIFIED)]
+                if good.size:
+                    axes.plot([x, x], [good.min(), good.max()], color=colour, linewidth=1.1, zorder=3)
+                    for v, size in ((np.median(good), 4.5), (good.max(), 2.5)):
+                        axes.plot(x, v, marker=marker, markersize=size, color=colour, markeredgewidth=0, zorder=3)
+                some = np.flatnonzero(np.isfinite(value) & (verdict[:, j] != VERIFIED))
+                some = some[_thin(np.zeros(len(some)), np.log(value[some]), 1, 20)]
+                axes.plot(
+                    *(np.full(len(some), x), value[some]),
+                    linestyle="none",
+                    marker="x",
+                    markersize=5,
+                    color=VERMILION,
+                    zorder=4,
+                )
+        axes.set_title(literal(treated.name, 28), loc="left", fontweight="bold")
+        if lost:
+            axes.set_title(f"{lost} not finite", loc="right", fontsize=7.5, color=GREY)
+        axes.set_xticks(range(len(wrt)), [literal(treated.wrt[j], 18) for j in wrt], rotation=90, fontsize=7)
+        axes.set_xlim(-0.6, max(len(wrt), 1) - 0.4)
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+        if panel % columns == 0:
+            axes.set_ylabel("|AD − FD| / largest |FD|")
+        if not np.isfinite(error).any():
+            _say(axes, "no finite derivative\nto compare")
+    axes = grid.flat[0]
+    _, top = _log(axes.yaxis, every if every.size else [1e-16, 1])
+    axes.set_ylim(floor * 0.3, top * 3)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _=None: "0" if v <= floor * 1.01 else power(v)))
+    ticks = LogLocator(numticks=6).tick_values(floor * 100, top)
+    axes.set_yticks([floor, *[t for t in ticks if floor * 90 < t < top]])
+    handles = [
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker=_METHOD[i % 4][1],
+            color=_METHOD[i % 4][0],
+            label=f"{m}: median, largest",
+        )
+        for i, m in enumerate(methods)
+    ]
+    handles += [
+        Line2D([], [], linestyle="none", marker="x", color=VERMILION, label="not verified"),
+        Line2D([], [], color="#c4c4c4", linewidth=3.2, label="bound, median to largest"),
+        Line2D([], [], color=BLACK, linewidth=1, label="largest bound"),
+    ]
+    spare = list(grid.flat)[len(shown) :]
+    for axes in spare:
+        axes.axis("off")
+    if spare:
+        spare[0].legend(handles=handles, loc="center left")
+    else:
+        figure.legend(handles=handles, loc="outside lower left", ncols=3)
+
+
+def shown_wrt(treated: Treated) -> list[int]:
+    """Returns the derivatives that are drawn: all, or those with the largest errors, in order."""
+    if len(treated.wrt) <= MOST_WRT:
+        return list(range(len(treated.wrt)))
+    error, _ = _errors(treated)
+    worst = np.max(np.where(np.isfinite(error), error, -1), axis=(0, 1), initial=-1)
+    return sorted(int(j) for j in np.argsort(-worst, kind="stable")[:MOST_WRT])
+
+
+def _errors(treated: Treated) -> tuple[np.ndarray, np.ndarray]:
+    """Returns |ad - fd| and its bound, (scenario, method, wrt), over the scenario's largest |fd|."""
+    return relative(treated.difference, treated), relative(treated.bound, treated)
+
+
+def difference_sweep(results: Results, figure: Figure) -> None:
+    """Draws the error of the difference quotient over its width, against the best variant's gradient."""
+    best = results.best
+    chosen = shown_sweeps(results)
+    if not chosen:
+        _empty(figure, "No finite differences were formed.")
+        return
+    method = reference_method(best)
+    grid = figure.subplots(1, len(chosen), squeeze=False, sharey=True)
+    every_y: list[float] = []
+    for axes, (j, scenarios) in zip(grid.flat, chosen, strict=True):
+        every_x: list[float] = []
+        for n, s in enumerate(scenarios):
+            colour, marker, dash = _LINES[n]
+            ad = best.gradients["ad"].values[s, method, j]
+            if not np.isfinite(ad):
+                ad = best.gradients["fd"].values[s, j]
+            size = best.size[s]
+            h = np.abs(best.gradients["fd_sweep_width"].values[s, j])
+            with np.errstate(all="ignore"):
+                y = np.abs(best.gradients["fd_sweep"].values[s, j] - ad) / size
+                bound = best.gradients["fd_error"].values[s, j] / size
+                fd = abs(best.gradients["fd"].values[s, j] - ad) / size
+            keep = np.isfinite(y) & (h > 0)
+            # An exact hit has no logarithm: it is drawn below what rounding leaves of others.
+            y = np.where(y == 0, 1e-17, y)
+            name = literal(results.scenarios[s], 26)
+            axes.plot(h[keep], y[keep], color=colour, marker=marker, markersize=4, linestyle=dash, label=name)
+            every_x += [float(v) for v in h[keep]]
+            every_y += [float(v) for v in y[keep]]
+            step = best.gradients["fd_step"].values[s, j]
+            if step > 0 and np.isfinite(bound):
+                at, low = max(float(bound), 1e-17), max(float(fd) if np.isfinite(fd) else 0.0, 1e-17)
+                axes.plot([step / 1.9, step * 1.9], [at, at], color=colour, linewidth=2.2, solid_capstyle="butt")
+                axes.plot([step], [low], marker="*", color=colour, markersize=10, markeredgecolor="white")
+                every_y += [at, low]
+        _log(axes.xaxis, every_x, ticks=5)
+        axes.set_title(literal(best.wrt[j], 24), loc="left", fontweight="bold")
+        axes.set_xlabel("step width h")
+        axes.grid(color="#e6e6e6", linewidth=0.6)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7.5, handlelength=3)
+    _log(grid[0, 0].yaxis, every_y)
+    grid[0, 0].set_ylabel("error / largest |FD| of the scenario")
+    handles = [
+        Line2D([], [], color=GREY, marker="o", markersize=4, label="plain quotient at h"),
+        Line2D(
+            [],
+            [],
+            color=GREY,
+            marker="*",
+            markersize=10,
+            linestyle="none",
+            label="extrapolated value, at its smallest h",
+        ),
+        Line2D([], [], color=GREY, linewidth=2.4, label="its error bound"),
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=3)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How one figure is made: its function, and its size in inches."""
+
+    draw: Callable[[Results, Figure], None]
+    size: Callable[[Results], tuple[float, float]]
+
+
+def _rows_high(base: float, each: float) -> Callable[[Results], tuple[float, float]]:
+    return lambda r: (8.0, min(5.0, base + each * min(len(r.variants), MOST_VARIANTS)))
+
+
+FIGURES = {
+    "outcomes": Drawing(outcomes, _rows_high(1.1, 0.36)),
+    "trajectories": Drawing(trajectories, lambda r: (8.0, 4.0 if len(r.best.states) <= 3 else 5.0)),
+    "steps": Drawing(steps, lambda r: (8.0, 4.6 if r.contrast else 3.2)),
+    "attempts": Drawing(attempts, _rows_high(1.0, 0.5)),
+    "gradient_errors": Drawing(gradient_errors, lambda r: (8.0, 5.0 if len(r.variants) > 2 else 3.8)),
+    "difference_sweep": Drawing(difference_sweep, lambda r: (8.0, 4.0)),
+}
+
+
+def render(results: Results, name: str, formats: Sequence[str] = ("svg", "png")) -> dict[str, bytes]:
+    """Returns a figure as SVG, as PNG at 150 dpi or both, by format; the same results give the same bytes."""
+    drawing = FIGURES[name]
+    out = {}
+    style: Any = {**mpl.rcParamsDefault, **_STYLE, "backend": "agg"}
+    with mpl.rc_context(style), warnings.catch_warnings():
+        # Names may hold letters that the PNG's font lacks; the SVG shows them in the reader's own.
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
+        # A figure whose names are too long for its size is drawn all the same.
+        warnings.filterwarnings("ignore", message=".*constrained_layout not applied.*")
+        figure = Figure(figsize=drawing.size(results))
+        FigureCanvasAgg(figure)
+        drawing.draw(results, figure)
+        # The layout is found once, for both formats.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for form in formats:
+            none = ("Software",) if form == "png" else ("Date", "Creator", "Format", "Type")
+            file = io.BytesIO()
+            figure.savefig(file, format=form, dpi=150, metadata=dict.fromkeys(none))
+            out[form] = file.getvalue()
+    return out
+
+
+def inline(svg: bytes, name: str, label: str) -> str:
+    """Returns an SVG for inside an HTML page: unique ids, no style that leaks, a label for screen readers."""
+    root = ET.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.rpartition("}")[2] in ("metadata", "style"):
+                parent.remove(child)
+    for node in root.iter():
+        node.tag = node.tag.rpartition("}")[2]
+        for key, value in list(node.attrib.items()):
+            del node.attrib[key]
+            key = key.rpartition("}")[2]
+            if key == "id":
+                value = f"{name}-{value}"
+            elif key == "href" and value.startswith("#"):
+                value = f"#{name}-{value[1:]}"
+            node.attrib[key] = value.replace("url(#", f"url(#{name}-")
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.attrib |= {"role": "img", "aria-label": label, "class": "plot"}
+    return ET.tostring(root, encoding="unicode", short_empty_elements=True)

@@ -1,0 +1,471 @@
+"""Gradients of the loss by each method, and the check that gives each its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from retrograd.api import Model
+from retrograd.batches import batched, float_type
+from retrograd.context import Chunk
+from retrograd.differences import WIDTHS, estimate, widths
+from retrograd.dynamics import FIRST_STEP, make_controller, make_solver, save_index
+from retrograd.plugins import Field, member
+from retrograd.replay import Replayer
+from retrograd.schema import VERDICTS
+from retrograd.starts import InitialState
+from retrograd.steady import SteadyProblem
+from retrograd.store import ragged
+from retrograd.weights import flatten, n_weights, unflatten
+
+VERIFIED, REFUTED, INCONCLUSIVE, NONFINITE, SKIPPED = range(len(VERDICTS))
+# Of a scenario's verdicts the worst counts, in this order.
+WORST_FIRST = (NONFINITE, REFUTED, INCONCLUSIVE, SKIPPED, VERIFIED)
+
+# A check whose bound is wider than this share of the derivative says nothing about it.
+RESOLUTION = 1e-2
+
+# Share of the inner tolerance by which stages solved to it move a derivative: on the stiff grid at most 1.2e-3.
+INNER_SHARE = 1e-2
+
+
+@dataclass
+class Scenarios:
+    """The scenarios of one chunk, as arrays with one row each; rows that were not simulated have `ok` False."""
+
+    k_dynamic: np.ndarray  # (scenario, parameter)
+    k_steady: np.ndarray
+    x0: np.ndarray  # (scenario, state), NaN where the table gives none
+    x_start: np.ndarray  # (scenario, state)
+    steps: list[np.ndarray]  # ends of the accepted steps
+    step_x: list[np.ndarray]
+    ok: np.ndarray
+    conserved: np.ndarray | None  # (scenario, state, state), None with `start: initial_state`
+
+    def take(self, rows: np.ndarray) -> Scenarios:
+        """Returns some of the scenarios."""
+        return Scenarios(
+            self.k_dynamic[rows],
+            self.k_steady[rows],
+            self.x0[rows],
+            self.x_start[rows],
+            [self.steps[r] for r in rows],
+            [self.step_x[r] for r in rows],
+            self.ok[rows],
+            None if self.conserved is None else self.conserved[rows],
+        )
+
+
+class GradientProblem:
+    """The compiled gradient stage of one variant."""
+
+    def __init__(
+        self,
+        cls: type[Model],
+        field: Field,
+        model: Model,
+        options: Mapping[str, Any],
+        save_times: Sequence[float],
+        steady: SteadyProblem | None,
+    ) -> None:
+        """- `options`: the variant's solver, nonlinear, controller, segments, max_steps, and `gradient`.
+        - `save_times`: increasing.
+        - `steady`: None with `start: initial_state`.
+        """
+        self.cls, self.field, self.model, self.options, self.steady = cls, field, model, options, steady
+        self.n = len(cls.states)
+        self.dtype = float_type()
+        self.times = np.asarray(save_times, self.dtype)
+        self.replayer = Replayer(field, options, self.n)
+        self.weights = n_weights(model)
+        parameters = len(cls.parameters)
+        self.network_replayer = Replayer(
+            lambda model, t, x, kw: field(unflatten(model, kw[parameters:]), t, x, kw[:parameters]),
+            options,
+            self.n,
+        )
+        gradient = options["gradient"]
+        self.methods = list(gradient["methods"])
+        names = list(cls.parameters)
+        wrt = set(gradient["wrt"])
+        self.columns: list[tuple[str, int]] = []
+        if "dynamic" in wrt:
+            self.columns += [("dynamic", i) for i in range(len(names))]
+        if "steady" in wrt and steady is not None:
+            self.columns += [("steady", i) for i in range(len(names))]
+        if "network" in wrt and self.weights:
+            self.columns += [("network", i) for i in range(gradient["directions"])]
+        self.labels = [f"network[{i}]" if kind == "network" else f"{names[i]}@{kind}" for kind, i in self.columns]
+        # Unit vectors, so that a directional derivative compares with the gradient's norm.
+        rng = np.random.Generator(np.random.PCG64(gradient["seed"]))
+        directions = rng.standard_normal((gradient["directions"], self.weights))
+        norms = np.linalg.norm(directions, axis=1, keepdims=True)
+        self.directions = directions / np.where(norms > 0, norms, 1)
+        self.initial = InitialState(cls)
+        self._loss = self._make_loss()
+
+    # -- loss and start -------------------------------------------------------------------------------
+
+    def _make_loss(self) -> Callable[..., Any]:
+        times = jnp.asarray(self.times)
+        call = member(self.cls, "loss", ())
+
+        def loss(weights, rows, k, static):
+            return call(eqx.combine(weights, static), times, rows, k)
+
+        def both(model, rows, k):
+            weights, static = eqx.partition(model, eqx.is_inexact_array)
+            value, (gw, gx, gk) = jax.value_and_grad(loss, argnums=(0, 1, 2))(weights, rows, k, static)
+            return value, gx, gk, flatten(gw).astype(k.dtype)
+
+        return eqx.filter_jit(jax.vmap(both, in_axes=(None, 0, 0)))
+
+    def _rows(self, ends: np.ndarray, steps: np.ndarray, x_start: np.ndarray) -> np.ndarray:
+        rows = np.full((len(self.times), self.n), np.nan)
+        index = save_index(np.asarray(steps, self.dtype), self.times)
+        rows[index[index >= 0]] = ends[index >= 0]
+        if self.times[0] == 0:
+            rows[0] = x_start
+        return rows
+
+    # -- gradients ------------------------------------------------------------------------------------
+
+    def _from_start(self, data: Scenarios, gx: np.ndarray, gk: np.ndarray, gw: np.ndarray):
+        """Carries the cotangent of the start state on into parameters; returns dynamic, steady and weight gradients."""
+        gs = np.zeros_like(gk)
+        if self.steady is None:
+            more_k, more_w = self.initial.adjoint(self.model, data.k_dynamic, data.x0, gx)
+            gk = gk + more_k
+        else:
+            assert data.conserved is not None
+            gs, more_w = self.steady.adjoint(self.model, data.x_start, data.k_steady, data.x0, data.conserved, gx)
+        return gk, gs, gw + more_w
+
+    def replay(self, data: Scenarios) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        """Returns loss, deviation and gradients by the discrete adjoint, and the stages for the check.
+
+        Keys: `loss`, `deviation` (scenario,), `dynamic`, `steady` (scenario, parameter), `network` (scenario, weight).
+        """
+        ends, stages = self.replayer.forward(self.model, data.x_start, data.k_dynamic, data.steps)
+        c = self.options["controller"]
+        deviation = np.array(
+            [
+                np.max(np.abs(e - r) / (c["atol"] + c["rtol"] * np.abs(r)), initial=0.0)
+                for e, r in zip(ends, data.step_x, strict=True)
+            ]
+        )
+        rows = np.stack([self._rows(e, s, x) for e, s, x in zip(ends, data.steps, data.x_start, strict=True)])
+        loss, lx, lk, lw = batched(self._loss, self.model, rows, data.k_dynamic)
+        injected = []
+        for i, steps in enumerate(data.steps):
+            index = save_index(np.asarray(steps, self.dtype), self.times)
+            injected.append(np.where((index >= 0)[:, None], lx[i][np.maximum(index, 0)], 0.0))
+        gx, gk, gw = self.replayer.backward(self.model, data.k_dynamic, data.steps, stages, injected, self.weights)
+        if self.times[0] == 0:
+            gx = gx + lx[:, 0]
+        dynamic, steady, network = self._from_start(data, gx, gk + lk, gw + lw)
+        out = {"loss": loss, "deviation": deviation, "dynamic": dynamic, "steady": steady, "network": network}
+        return out, stages
+
+    def checkpoint(self, data: Scenarios) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        """Returns gradients by `diffrax.RecursiveCheckpointAdjoint` through the adaptive solve, as users form them.
+
+        Keys: `dynamic`, `steady`, `network`; NaN where diffrax did not get to the end: it would leave rows unsaved,
+        and a finite derivative of those that are there. The second value is the ends of the steps that it took.
+        """
+        solver = make_solver(self.options)
+        controller = make_controller(self.options, self.times[self.times > 0])
+        term = diffrax.ODETerm(lambda t, x, args: self.field(args[0], jnp.asarray(t), x, args[1]))
+        times = jnp.asarray(self.times)
+        call = member(self.cls, "loss", ())
+        dt0 = self.options["controller"]["dt0"]
+
+        def loss(weights, x, k, static):
+            model = eqx.combine(weights, static)
+            solution = diffrax.diffeqsolve(
+                term,
+                solver,
+                t0=jnp.zeros((), self.dtype),
+                t1=times[-1],
+                dt0=jnp.asarray(FIRST_STEP if dt0 is None else dt0, self.dtype),
+                y0=x,
+                args=(model, k),
+                saveat=diffrax.SaveAt(
+                    subs=(
+                        diffrax.SubSaveAt(ts=times),
+                        diffrax.SubSaveAt(steps=True, fn=lambda t, x, args: t),
+                    )
+                ),
+                stepsize_controller=controller,
+                adjoint=diffrax.RecursiveCheckpointAdjoint(),
+                max_steps=self.options["max_steps"],
+                throw=False,
+            )
+            rows, ends = cast(tuple[jax.Array, jax.Array], solution.ys)
+            finished = solution.result == diffrax.RESULTS.successful
+            return call(model, times, rows, k), (ends, finished)
+
+        def one(model, x, k):
+            weights, static = eqx.partition(model, eqx.is_inexact_array)
+            gradient = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)
+            (gw, gx, gk), (ends, finished) = gradient(weights, x, k, static)
+            only = lambda g: jnp.where(finished, g, jnp.nan)
+            return only(gx), only(gk), only(flatten(gw).astype(k.dtype)), ends
+
+        gradient = eqx.filter_jit(jax.vmap(one, in_axes=(None, 0, 0)))
+        # Like with like: a batch takes as long as its slowest lane.
+        order = np.argsort([len(s) for s in data.steps], kind="stable")
+        back = np.argsort(order)
+        gx, gk, gw, ends = batched(gradient, self.model, data.x_start[order], data.k_dynamic[order])
+        dynamic, steady, network = self._from_start(data, gx[back], gk[back], gw[back])
+        steps = [row[np.isfinite(row)] for row in ends[back]]
+        return {"dynamic": dynamic, "steady": steady, "network": network}, steps
+
+    def step_choice(self, data: Scenarios, replayed: np.ndarray, steps: list[np.ndarray]) -> np.ndarray:
+        """Returns how far other steps move each derivative, shape (scenario, wrt).
+
+        - `replayed`: the derivatives by replay on the recorded steps.
+        - `steps`: the ends of the other steps.
+
+        An adaptive solve that is differentiated chooses its steps itself; where rounding tips one of them, it is
+        the derivative of another discrete solution than the recorded one, and both are right.
+        """
+        out = np.zeros_like(replayed)
+        same = lambda i: len(steps[i]) == len(data.steps[i]) and np.array_equal(steps[i], data.steps[i])
+        complete = lambda i: len(steps[i]) and steps[i][-1] == self.times[-1]
+        rows = np.array([i for i in range(len(steps)) if complete(i) and not same(i)], int)
+        if len(rows):
+            part = data.take(rows)
+            part.steps = [steps[i] for i in rows]
+            part.step_x = [np.full((len(s), self.n), np.nan) for s in part.steps]
+            out[rows] = np.abs(self.columns_of(self.replay(part)[0]) - replayed[rows])
+        return out
+
+    def columns_of(self, gradient: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns the derivatives in the order of `labels`, shape (scenario, wrt)."""
+        out = np.zeros((len(gradient["dynamic"]), len(self.columns)))
+        for j, (kind, i) in enumerate(self.columns):
+            if kind == "network":
+                out[:, j] = gradient["network"] @ self.directions[i]
+            else:
+                out[:, j] = gradient[kind][:, i]
+        return out
+
+    def scales(self, data: Scenarios) -> np.ndarray:
+        """Returns the size of what each derivative is taken by, shape (scenario, wrt).
+
+        Of a parameter its magnitude, 1 where it is 0 and has none; of a direction of the weights their norm, so that
+        a step changes every weight by a share of its typical size.
+        """
+        norm = float(np.linalg.norm(np.asarray(flatten(self.model), np.float64))) if self.weights else 0.0
+        out = np.full((len(data.k_dynamic), len(self.columns)), max(norm, 1e-3))
+        for j, (kind, i) in enumerate(self.columns):
+            if kind != "network":
+                k = np.abs((data.k_dynamic if kind == "dynamic" else data.k_steady)[:, i])
+                out[:, j] = np.where(k > 1e-8, k, 1.0)
+        return out
+
+    # -- the check ------------------------------------------------------------------------------------
+
+    def differences(
+        self, data: Scenarios, loss: np.ndarray, stages: list[np.ndarray], done: Callable[[str], None]
+    ) -> dict[str, np.ndarray]:
+        """Returns `fd`, `fd_error`, `fd_step` (scenario, wrt) and `fd_sweep`, `fd_sweep_width` (scenario, wrt, width).
+
+        Every function value is a replay on the recorded steps, its stages solved to rounding from the recorded
+        ones, with the steady state solved anew from the recorded one.
+        """
+        total, count = len(loss), len(self.columns)
+        out = {name: np.full((total, count), np.nan) for name in ("fd", "fd_error", "fd_step")}
+        out |= {name: np.full((total, count, WIDTHS), np.nan) for name in ("fd_sweep", "fd_sweep_width")}
+        near = self.replayer.linearise(self.model, data.k_dynamic, data.steps, stages)
+        sweep = widths(self.scales(data), self.dtype)
+        for j, (kind, i) in enumerate(self.columns):
+            h = sweep[:, j]
+            if kind == "network":
+                values = self._perturbed_network(data, near, self.directions[i], h[0])
+            else:
+                base = data.k_dynamic[:, i] if kind == "dynamic" else data.k_steady[:, i]
+                base = np.asarray(base, self.dtype)
+                # The widths that floating point makes of them.
+                plus, minus = (base[:, None] + h).astype(self.dtype), (base[:, None] - h).astype(self.dtype)
+                h = (plus.astype(np.float64) - minus.astype(np.float64)) / 2
+                values = self._perturbed_parameter(data, near, kind, i, plus, minus)
+            found = estimate(h, values[0], values[1], loss, self.dtype)
+            out["fd"][:, j], out["fd_error"][:, j], out["fd_step"][:, j] = (
+                found.value,
+                found.error,
+                found.step,
+            )
+            out["fd_sweep"][:, j], out["fd_sweep_width"][:, j] = found.quotients, h
+            done(self.labels[j])
+        return out
+
+    def _losses(self, data: Scenarios, ends: list[np.ndarray], rows: np.ndarray, model: Model, x, k) -> np.ndarray:
+        """Returns the losses of items (scenario `rows[i]`, start `x[i]`, parameters `k[i]`) from their states."""
+        table = [self._rows(e, data.steps[r], start) for e, r, start in zip(ends, rows, x, strict=True)]
+        return batched(self._loss, model, np.stack(table), k)[0]
+
+    def _perturbed_parameter(self, data, near, kind, i, plus, minus) -> np.ndarray:
+        total, count = plus.shape
+        rows = np.repeat(np.arange(total), 2 * count)
+        values = np.concatenate([plus, minus], axis=1).reshape(-1)
+        k = data.k_dynamic[rows].copy()
+        x = data.x_start[rows].copy()
+        if kind == "dynamic":
+            k[:, i] = values
+            if self.steady is None:
+                x = self.initial.value(self.model, k, data.x0[rows])
+        else:
+            assert self.steady is not None and data.conserved is not None
+            ks = data.k_steady[rows].copy()
+            ks[:, i] = values
+            x = self.steady.reroot(self.model, x, ks, data.x0[rows], data.conserved[rows])
+        ends = self.replayer.perturbed(self.model, x, k, rows, near)
+        losses = self._losses(data, ends, rows, self.model, x, k).reshape(total, 2, count)
+        return np.moveaxis(losses, 1, 0)
+
+    def _perturbed_network(self, data, near, direction, h) -> np.ndarray:
+        # The weights of a lane travel behind its parameters, so that lanes with other weights share a batch.
+        total = len(data.steps)
+        flat = np.asarray(flatten(self.model), np.float64)
+        shifted = [flat + sign * width * direction for sign in (1.0, -1.0) for width in h]
+        models = [unflatten(self.model, jnp.asarray(p, self.dtype)) for p in shifted]
+        if self.steady is None:
+            starts = [self.initial.value(m, data.k_dynamic, data.x0) for m in models]
+        else:
+            assert data.conserved is not None
+            at = (data.x_start, data.k_steady, data.x0, data.conserved)
+            starts = [self.steady.reroot(m, *at) for m in models]
+        rows = np.tile(np.arange(total), len(models))
+        weights = np.repeat(np.stack(shifted), total, axis=0)
+        k = np.concatenate([data.k_dynamic[rows], weights], axis=1)
+        ends = self.network_replayer.perturbed(self.model, np.concatenate(starts), k, rows, near)
+        out = []
+        for m, (model, x) in enumerate(zip(models, starts, strict=True)):
+            mine = ends[m * total : (m + 1) * total]
+            out.append(self._losses(data, mine, np.arange(total), model, x, data.k_dynamic))
+        return np.stack(out, axis=1).reshape(total, 2, len(h)).transpose(1, 0, 2)
+
+
+def own_error(
+    method: str, ad: np.ndarray, scale: np.ndarray, options: Mapping[str, Any], dtype: np.dtype
+) -> np.ndarray:
+    """Returns the error that a method itself can bring into its derivatives, shape (scenario, wrt).
+
+    - `ad`: the derivatives, shape (scenario, wrt).
+    - `scale`: sizes of what they are taken by, same shape: derivatives compare after multiplication with it.
+
+    Rounding, relative to the scenario's largest scaled derivative: sums over steps cancel. `checkpoint` in addition
+    linearises stages that its inner iteration has solved to a tolerance only.
+    """
+    relative = 1e3 * float(np.finfo(dtype).eps)
+    if method == "checkpoint":
+        rtol = options["nonlinear"]["rtol"]
+        relative += INNER_SHARE * (options["controller"]["rtol"] if rtol is None else rtol)
+    return relative * _largest(ad, scale) / scale
+
+
+def _largest(derivatives: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    scaled = np.abs(np.where(np.isfinite(derivatives), derivatives, 0)) * scale
+    return np.max(scaled, axis=1, keepdims=True, initial=0)
+
+
+def verdicts(
+    ad: np.ndarray,
+    ad_error: np.ndarray,
+    fd: np.ndarray,
+    fd_error: np.ndarray,
+    scale: np.ndarray,
+    dtype: np.dtype,
+) -> np.ndarray:
+    """Returns the verdict on each derivative, shape (scenario, wrt); arguments of the same shape.
+
+    Verified where |ad - fd| is within the two error bounds. Inconclusive where the bounds are wider than `RESOLUTION`
+    of the derivative and than what counts as zero beside the scenario's largest scaled derivative.
+    """
+    with np.errstate(invalid="ignore"):
+        bound = fd_error + ad_error
+        zero = 10 * np.sqrt(float(np.finfo(dtype).eps)) * _largest(fd, scale) / scale
+        coarse = ~(bound <= np.maximum(RESOLUTION * np.maximum(np.abs(ad), np.abs(fd)), zero))
+        out = np.where(np.abs(ad - fd) <= bound, VERIFIED, REFUTED)
+        out = np.where(coarse, INCONCLUSIVE, out)
+        return np.where(np.isfinite(ad), out, NONFINITE).astype(np.int8)
+
+
+def worst(table: np.ndarray) -> np.ndarray:
+    """Returns the worst verdict along the last axis; skipped where there is none."""
+    out = np.full(table.shape[:-1], SKIPPED, np.int8)
+    for code in reversed(WORST_FIRST):
+        out[np.any(table == code, axis=-1)] = code
+    return out
+
+
+def load_recorded(dynamics: xr.Dataset, steady: xr.Dataset | None, chunk: Chunk) -> Scenarios:
+    """Returns a chunk's scenarios with their recorded steps, from `dynamics.nc` and `steady_state.nc`."""
+    offsets = ragged(dynamics, "step_count")
+    parts = [slice(a, b) for a, b in pairwise(offsets)]
+    time, x = dynamics["step_time"].values, dynamics["step_x"].values
+    return Scenarios(
+        k_dynamic=chunk.k_dynamic,
+        k_steady=chunk.k_steady,
+        x0=chunk.x0,
+        x_start=dynamics["x_start"].values,
+        steps=[time[p] for p in parts],
+        step_x=[x[p] for p in parts],
+        ok=dynamics["status"].values == 0,
+        conserved=None if steady is None else steady["conserved_basis"].values,
+    )
+
+
+def gradient_table(
+    problem: GradientProblem, recorded: Scenarios, done: Callable[[int], None] = lambda count: None
+) -> dict[str, np.ndarray]:
+    """Returns the variables of `gradients.nc` for all scenarios; those that were not simulated are skipped, with NaN.
+
+    - `done`: called with 1 after each derivative of the check.
+    """
+    total, wrt, methods = len(recorded.ok), len(problem.labels), len(problem.methods)
+    nan = lambda *shape: np.full((total, *shape), np.nan)
+    table: dict[str, np.ndarray] = {
+        "loss": nan(),
+        "replay_deviation": nan(),
+        "ad": nan(methods, wrt),
+        "ad_error": nan(methods, wrt),
+        "fd": nan(wrt),
+        "fd_error": nan(wrt),
+        "fd_step": nan(wrt),
+        "fd_sweep": nan(wrt, WIDTHS),
+        "fd_sweep_width": nan(wrt, WIDTHS),
+        "verdict": np.full((total, methods, wrt), SKIPPED, np.int8),
+        "gradient_network": nan(methods, problem.weights),
+        "status": np.full((total, methods), SKIPPED, np.int8),
+    }
+    rows = np.flatnonzero(recorded.ok)
+    if not len(rows):
+        return table
+    part = recorded.take(rows)
+    replayed, stages = problem.replay(part)
+    table["loss"][rows], table["replay_deviation"][rows] = replayed["loss"], replayed["deviation"]
+    for name, value in problem.differences(part, replayed["loss"], stages, lambda label: done(1)).items():
+        table[name][rows] = value
+    scale = problem.scales(part)
+    for m, method in enumerate(problem.methods):
+        gradient, steps = (replayed, part.steps) if method == "replay" else problem.checkpoint(part)
+        ad = problem.columns_of(gradient)
+        error = own_error(method, ad, scale, problem.options, problem.dtype)
+        error = error + problem.step_choice(part, problem.columns_of(replayed), steps)
+        found = verdicts(ad, error, table["fd"][rows], table["fd_error"][rows], scale, problem.dtype)
+        table["ad"][rows, m], table["ad_error"][rows, m] = ad, error
+        table["verdict"][rows, m], table["status"][rows, m] = found, worst(found)
+        table["gradient_network"][rows, m] = gradient["network"]
+    return table

@@ -1,0 +1,178 @@
+"""What every rule script starts with: log file and screen, one thread, float width, environment guard."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retrograd.errors import RetrogradError
+from retrograd.provenance import environment, file_digest
+from retrograd.store import Provenance
+
+log = logging.getLogger("retrograd")
+
+
+@dataclass
+class Job:
+    """One running rule: its settings and what its outputs will say about their origin."""
+
+    name: str
+    settings: dict[str, Any]
+    code_digest: str
+    precision: str | None
+    threads: int
+    inputs: dict[str, str] = field(default_factory=dict)
+
+    def digest(self, name: str, path: str) -> None:
+        """Records the sha256 of an input under a name that is free of folders."""
+        self.inputs[name] = file_digest(path)
+
+    def provenance(self) -> Provenance:
+        return Provenance(
+            config=self.settings,
+            inputs=self.inputs,
+            code_digest=self.code_digest,
+            environment=environment(self.precision, self.threads),
+        )
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[Job]:
+    """Prepares a rule's process; yields the `Job`; logs how it ended, with the traceback in the log file.
+
+    Reads `snakemake.params.settings` (canonical JSON), `snakemake.params.code` and the log path.
+    """
+    settings = json.loads(snakemake.params.settings)
+    precision = settings.get("precision")
+    _log_to(snakemake.log[0] if snakemake.log else None)
+    _one_place_for_packages()
+    prepare_jax(precision or "float64", snakemake.threads)
+    started = time.perf_counter()
+    wildcards = " ".join(f"{k}={v}" for k, v in snakemake.wildcards.items())
+    log.info("%s %s: start", snakemake.rule, wildcards)
+    import retrograd
+
+    log.debug("package retrograd from %s", retrograd.__file__)
+    try:
+        yield Job(snakemake.rule, settings, snakemake.params.code, precision, snakemake.threads)
+    except RetrogradError as error:
+        # The traceback would hide the sentence that says what to do.
+        log.error("%s %s: %s", snakemake.rule, wildcards, error)
+        sys.exit(1)
+    except Exception:
+        log.exception("%s %s: stopped by a bug, or by the model's code", snakemake.rule, wildcards)
+        sys.exit(1)
+    log.info("%s %s: done in %.1f s", snakemake.rule, wildcards, time.perf_counter() - started)
+
+
+def _log_to(path: str | None) -> None:
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, mode="w"))
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    log.handlers = handlers
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _one_place_for_packages() -> None:
+    """Refuses packages from outside this Python: Snakemake puts the host's site-packages behind the job's own."""
+    from importlib.util import find_spec
+
+    prefix = Path(sys.prefix).resolve()
+    for name in ("jax", "xarray", "netCDF4"):
+        spec = find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        if origin is None or prefix not in origin.parents:
+            raise RetrogradError(
+                f"package {name} was found at {origin}, wanted below {prefix}: the environment of this rule "
+                "lacks it. Install envs/requirements.txt there (`make`), or run snakemake from its .venv."
+            )
+
+
+def prepare_jax(precision: str, threads: int = 1) -> None:
+    """Sets up this process for JAX: float width, thread count, errors as NaN in the lane they belong to.
+
+    Must run before jax is first imported. XLA sizes its thread pool by the processor affinity at start; several
+    threads can change results from run to run (jax issue 39741).
+    """
+    # With `nan`, one scenario's failed linear solve would turn every lane of the batch into NaN.
+    os.environ["EQX_ON_ERROR"] = "off"
+    os.environ["JAX_ENABLE_X64"] = "1" if precision == "float64" else "0"
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ["NPROC"] = str(threads)
+    flags = os.environ.get("XLA_FLAGS", "")
+    if threads == 1 and "xla_cpu_multi_thread_eigen" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    if "jax" in sys.modules:
+        import jax
+
+        jax.config.update("jax_enable_x64", precision == "float64")
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        import jax
+
+        jax.devices()
+        return
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(sorted(everywhere)[:threads]))
+    try:
+        import jax
+
+        jax.devices()
+    finally:
+        # The pool keeps its size; its threads may move again, or all jobs would share the first processors.
+        for thread in os.listdir("/proc/self/task"):
+            try:
+                os.sched_setaffinity(int(thread), everywhere)
+            except OSError:
+                continue
+
+
+def single(files: Any) -> str | None:
+    """Returns the one file of a named input that may be empty: Snakemake hands over a list then."""
+    if files is None or isinstance(files, str):
+        return files
+    paths = list(files)
+    return str(paths[0]) if paths else None
+
+
+@contextmanager
+def stopwatch(what: str) -> Iterator[None]:
+    """Logs how long something took: compile and run time apart."""
+    started = time.perf_counter()
+    yield
+    log.info("%s: %.2f s", what, time.perf_counter() - started)
+
+
+class Progress:
+    """Counts what is done: a bar on a terminal, a plain line every fifth elsewhere."""
+
+    def __init__(self, what: str, total: int, unit: str = "scenarios") -> None:
+        self.what, self.total, self.unit, self.done, self.shown = what, total, unit, 0, 0
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        if sys.stderr.isatty():
+            filled = 30 * self.done // max(self.total, 1)
+            end = "\n" if self.done >= self.total else ""
+            print(
+                f"\r{self.what} [{'#' * filled:<30}] {self.done}/{self.total}",
+                end=end,
+                file=sys.stderr,
+                flush=True,
+            )
+        elif self.done >= self.total or self.done - self.shown >= self.total / 5:
+            log.info("%s: %d of %d %s", self.what, self.done, self.total, self.unit)
+            self.shown = self.done

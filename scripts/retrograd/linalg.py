@@ -1,0 +1,40 @@
+"""Small dense linear systems, batched: the inner kernel of every implicit step and of its adjoint."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+# Up to here elimination is unrolled into elementwise operations that vectorise over the batch; LAPACK
+# is called once a matrix, which costs microseconds each. Above it the unrolled program grows too long.
+UNROLL = 6
+
+
+def solve(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns x of a x = b by Gaussian elimination with row scaling and partial pivoting.
+
+    - `a`: shape (..., n, n).
+    - `b`: shape (..., n).
+
+    A singular matrix gives inf or NaN in its own row of the batch only.
+    """
+    n = a.shape[-1]
+    if n > UNROLL:
+        return jnp.linalg.solve(a, b[..., None])[..., 0]
+    system = jnp.concatenate([a, b[..., None]], axis=-1)
+    # Scaled rows keep the pivot choice meaningful where rates of e^20 and e^-5 stand in one matrix.
+    scale = jnp.max(jnp.abs(a), axis=-1, keepdims=True)
+    system = system / jnp.where(scale > 0, scale, 1)
+    rows = [system[..., i, :] for i in range(n)]
+    for c in range(n):
+        for r in range(c + 1, n):
+            swap = (jnp.abs(rows[r][..., c]) > jnp.abs(rows[c][..., c]))[..., None]
+            rows[c], rows[r] = jnp.where(swap, rows[r], rows[c]), jnp.where(swap, rows[c], rows[r])
+        pivot = rows[c] / rows[c][..., c : c + 1]
+        for r in range(c + 1, n):
+            rows[r] = rows[r] - rows[r][..., c : c + 1] * pivot
+    x: list[jax.Array] = [jnp.zeros(())] * n
+    for c in reversed(range(n)):
+        known = sum((rows[c][..., j] * x[j] for j in range(c + 1, n)), start=jnp.zeros((), a.dtype))
+        x[c] = (rows[c][..., n] - known) / rows[c][..., c]
+    return jnp.stack(x, axis=-1)

@@ -1,0 +1,129 @@
+"""From a study to jobs: what settings a piece of work has, which variants share it, what its inputs are.
+
+The Snakefile imports this on every parse, in every job: nothing heavy may be imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from retrograd.provenance import canonical, code_digest, file_digest, text_digest
+from retrograd.scenarios import chunks
+from retrograd.study import load_study, stage_options
+
+SCRIPTS = {
+    "export": "export_model.py",
+    "steady_state": "find_steady_state.py",
+    "dynamics": "simulate.py",
+    "gradients": "check_gradients.py",
+    "gather": "gather.py",
+    "summary": "summarize.py",
+    "report": "plot_report.py",
+    "strict": "require_verified.py",
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One piece of numerical work, shared by all variants whose settings for it agree."""
+
+    stage: str
+    settings: str  # canonical JSON
+    upstream: Mapping[str, str]  # stage -> work
+
+
+class Plan:
+    """A validated study, laid out as jobs. Raises ConfigError with all problems of its config.
+
+    One Plan lives as long as its process, so that caches on its methods leak nothing (B019).
+    """
+
+    def __init__(self, config: Mapping[str, Any], root: Path) -> None:
+        self.root = root
+        self.study = load_study(config, root / "config" / "variants.yaml")
+        self.results = f"results/{self.study.study}"
+        self.variants = list(self.study.variants)
+        steady = ["steady_state"] if self.study.start == "steady_state" else []
+        self.stages = [*steady, "dynamics", "gradients"]
+        self.works: dict[str, Work] = {}
+        self._of: dict[tuple[str, str], str] = {}
+        for variant in self.variants:
+            upstream: dict[str, str] = {}
+            for stage in self.stages:
+                settings = canonical(stage_options(self.study, variant, stage))
+                # Sixteen digits of a digest of the settings, and of those of the stages before.
+                name = text_digest(canonical([stage, settings, upstream]))[:16]
+                self.works[name] = Work(stage, settings, dict(upstream))
+                self._of[variant, stage] = name
+                upstream[stage] = name
+        table = self.study.table
+        self._chunks = chunks(len(table.ids), self.study.chunk_size)
+
+    @property
+    def n_chunks(self) -> int:
+        return len(self._chunks)
+
+    def chunk(self, index: int) -> str:
+        """Returns the scenarios of one job as canonical JSON: `ids`, `columns`, `rows`."""
+        start, stop = self._chunks[index]
+        table = self.study.table
+        return canonical({"ids": table.ids[start:stop], "columns": table.columns, "rows": table.rows[start:stop]})
+
+    def work(self, variant: str, stage: str) -> str:
+        """Returns the name of the work that gives a variant's stage."""
+        return self._of[variant, stage]
+
+    def upstream(self, work: str, stage: str) -> str | None:
+        """Returns the work of an earlier stage that a work builds on, None where there is no such stage."""
+        return self.works[work].upstream.get(stage)
+
+    @cache  # noqa: B019
+    def code(self, rule: str) -> str:
+        """Returns the digest of the code that a rule runs: its script and the modules that this imports."""
+        data = [self.root / "scripts/retrograd/report.html.j2"] if rule == "report" else []
+        return code_digest(self.root / "scripts" / SCRIPTS[rule], *data)
+
+    @cache  # noqa: B019
+    def plugin_digest(self) -> str:
+        """Returns the plug-in's sha256: a parameter of every rule that runs it, so that content decides."""
+        return file_digest(self.study.model.plugin)
+
+    @cache  # noqa: B019
+    def weights_digest(self) -> str:
+        """Returns the sha256 of the weights' file, empty where there is none."""
+        return file_digest(self.study.model.weights) if self.study.model.weights else ""
+
+    @cache  # noqa: B019
+    def scenarios_digest(self) -> str:
+        """Returns the sha256 of the scenario table."""
+        return file_digest(self.study.scenarios)
+
+    def export_settings(self) -> str:
+        """Returns the settings of the export as canonical JSON."""
+        return canonical({"class": self.study.model.class_, "precision": "float64"})
+
+    def gather_settings(self, variant: str, stage: str) -> str:
+        """Returns what the result file of a variant's stage depends on, as canonical JSON."""
+        settings = {"study": self.study.study, "variant": variant, "class": self.study.model.class_}
+        return canonical(settings | stage_options(self.study, variant, stage))
+
+    def summary_settings(self) -> str:
+        """Returns the settings of the summary as canonical JSON."""
+        variants = [{"name": v, "gradient": self.study.gradient_of(v)} for v in self.variants]
+        return canonical({"study": self.study.study, "start": self.study.start, "variants": variants})
+
+    def report_settings(self) -> str:
+        """Returns the settings of the report as canonical JSON: the study, its variants resolved."""
+        resolved = {v: {stage: stage_options(self.study, v, stage) for stage in self.stages} for v in self.variants}
+        return canonical(
+            {
+                "study": self.study.model_dump(mode="json", by_alias=True),
+                "resolved": resolved,
+                "gradient_of": {v: self.study.gradient_of(v) for v in self.variants},
+                "stages": self.stages,
+            }
+        )

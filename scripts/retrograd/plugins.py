@@ -1,0 +1,133 @@
+"""Loading a model plug-in by path, and what each variant makes of its vector field."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from retrograd.api import Model
+from retrograd.errors import RetrogradError
+from retrograd.provenance import file_digest
+
+
+def load_class(path: str, class_name: str) -> type[Model]:
+    """Returns the model class of a plug-in file. The file is executed: it is trusted code.
+
+    The module goes by a name made of its content, so that two versions of one file never meet, and no folder of
+    the user's is put on `sys.path`.
+    """
+    file = Path(path)
+    module_name = f"retrograd_plugin_{file_digest(file)[:16]}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        spec = importlib.util.spec_from_file_location(module_name, file)
+        if spec is None or spec.loader is None:
+            raise RetrogradError(f"{path} is no Python file: a plug-in's name ends in .py.")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[module_name]
+            raise RetrogradError(f"{path} stopped while it was loaded: {type(error).__name__}: {error}.") from error
+    found = getattr(module, class_name, None)
+    if not (inspect.isclass(found) and issubclass(found, Model)):
+        classes = [n for n, v in vars(module).items() if inspect.isclass(v) and issubclass(v, Model) and v is not Model]
+        raise RetrogradError(
+            f"{path} has no model class {class_name!r} (a subclass of retrograd.api.Model); "
+            f"it defines: {', '.join(classes) or 'none'}."
+        )
+    _check_declarations(found, f"{path}, class {class_name}")
+    return found
+
+
+def _check_declarations(cls: type[Model], where: str) -> None:
+    problems = []
+    for name in ("states", "parameters", "formulations"):
+        value = getattr(cls, name)
+        if not isinstance(value, Mapping) or not all(
+            isinstance(k, str) and isinstance(v, str) for k, v in value.items()
+        ):
+            problems.append(f"{name} is {value!r}, wanted a dict of text to text")
+    if not problems and not cls.states:
+        problems.append("states is empty, wanted at least one state")
+    if not problems:
+        problems.extend(
+            f"formulations names the method {method!r}, which the class does not have"
+            for method in cls.formulations.values()
+            if not callable(getattr(cls, method, None))
+        )
+    if not isinstance(cls.time_unit, str):
+        problems.append(f"time_unit is {cls.time_unit!r}, wanted text such as 's'")
+    if problems:
+        raise RetrogradError(f"{where}: " + "; ".join(problems) + ".")
+
+
+def build_structure(cls: type[Model]) -> Model:
+    """Returns `cls.build(key)`, with the weights' initial values; errors name the plug-in's class."""
+    try:
+        model = cls.build(jax.random.PRNGKey(0))
+    except Exception as error:
+        raise RetrogradError(f"{cls.__name__}.build(key) stopped: {type(error).__name__}: {error}.") from error
+    if not isinstance(model, cls):
+        raise RetrogradError(f"{cls.__name__}.build(key) returned {type(model).__name__}, wanted {cls.__name__}.")
+    return model
+
+
+Field = Callable[[Model, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def parameter_dict(cls: type[Model], k: jax.Array) -> dict[str, jax.Array]:
+    """Returns the parameters as the plug-in sees them: name to scalar, from shape (parameter,)."""
+    return {name: k[i] for i, name in enumerate(cls.parameters)}
+
+
+def vector_field(cls: type[Model], formulation: str, guard: Mapping[str, float] | None) -> Field:
+    """Returns f(model, t, x, k) -> dx/dt, shape (state,), in one formulation and with the guard applied.
+
+    - `guard`: None, or `x_max` and `dx_fill`: the formulation sees x clipped to +-x_max, and rates that are not
+      finite are replaced by dx_fill.
+    """
+    try:
+        method = getattr(cls, cls.formulations[formulation])
+    except KeyError:
+        raise RetrogradError(
+            f"{cls.__name__} has no formulation {formulation!r}; it has: {', '.join(cls.formulations)}."
+        ) from None
+
+    def field(model: Model, t: jax.Array, x: jax.Array, k: jax.Array) -> jax.Array:
+        seen = x if guard is None else jnp.clip(x, -guard["x_max"], guard["x_max"])
+        rate = jnp.asarray(method(model, t, seen, parameter_dict(cls, k)), x.dtype)
+        if rate.shape != x.shape:
+            raise RetrogradError(
+                f"{cls.__name__}.{cls.formulations[formulation]} returned shape {rate.shape}, "
+                f"wanted {x.shape}, one rate a state."
+            )
+        if guard is not None:
+            rate = jnp.where(jnp.isfinite(rate), rate, jnp.asarray(guard["dx_fill"], x.dtype))
+        return rate
+
+    return field
+
+
+def member(cls: type[Model], name: str, shape: tuple[int, ...]) -> Callable[..., jax.Array]:
+    """Returns a method of the model, its k as an array (the last argument) and its result's shape checked.
+
+    - `shape`: the shape wanted; empty for a scalar.
+    """
+
+    def call(model: Model, *args: Any) -> jax.Array:
+        *head, k = args
+        value = jnp.asarray(getattr(model, name)(*head, parameter_dict(cls, k)), k.dtype)
+        if value.shape != shape:
+            raise RetrogradError(f"{cls.__name__}.{name} returned shape {value.shape}, wanted {shape}.")
+        return value
+
+    return call

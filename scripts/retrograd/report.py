@@ -1,0 +1,788 @@
+"""The report of a study: its results loaded, put into words and tables, and rendered as one HTML page."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any
+
+import jinja2
+import numpy as np
+import xarray as xr
+import yaml
+from markupsafe import Markup
+
+from retrograd import __version__, figures, store
+from retrograd.schema import CAUSES, OUTCOMES, STEADY_METHOD, STEADY_STATUS, VERDICTS
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+# Rows of the scenario table, and of the table of derivatives: a page is read, the rest is in summary.nc.
+MOST_SCENARIOS = 2000
+MOST_DERIVATIVES = 200
+
+
+# --- the results, loaded --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Treated:
+    """A variant's results.
+
+    - `method`: the gradient method whose verdict decides its outcomes.
+    - `settings`: what each of its stages was computed with, by stage.
+    """
+
+    name: str
+    method: str
+    settings: Mapping[str, Any]
+    dynamics: xr.Dataset
+    gradients: xr.Dataset
+    steady: xr.Dataset | None = None
+
+    @cached_property
+    def methods(self) -> list[str]:
+        return store.labels(self.gradients, "method")
+
+    @cached_property
+    def wrt(self) -> list[str]:
+        # A dimension without entries has no labels in the file.
+        return store.labels(self.gradients, "wrt") if "wrt_name" in self.gradients else []
+
+    @cached_property
+    def states(self) -> list[str]:
+        return store.labels(self.dynamics, "state")
+
+    @cached_property
+    def state_units(self) -> list[str]:
+        if "state_units" in self.dynamics.coords:
+            return [str(u) for u in self.dynamics["state_units"].values]
+        return [str(self.dynamics["x"].attrs.get("units", "1"))] * len(self.states)
+
+    @cached_property
+    def time_unit(self) -> str:
+        return str(self.dynamics["model_time"].attrs.get("units", "1"))
+
+    @cached_property
+    def size(self) -> np.ndarray:
+        """The largest |fd| of each scenario, shape (scenario,); NaN where there is none."""
+        fd = np.abs(self.gradients["fd"].values)
+        found = np.max(fd, axis=1, initial=-1.0, where=np.isfinite(fd))
+        return np.where(found >= 0, found, np.nan)
+
+    @cached_property
+    def difference(self) -> np.ndarray:
+        """|ad - fd|, shape (scenario, method, wrt)."""
+        return np.abs(self.gradients["ad"].values - self.gradients["fd"].values[:, None, :])
+
+    @cached_property
+    def bound(self) -> np.ndarray:
+        """What |ad - fd| may be, by the two error bounds together, shape (scenario, method, wrt)."""
+        own = self.gradients["ad_error"].values if "ad_error" in self.gradients else 0.0
+        return self.gradients["fd_error"].values[:, None, :] + own
+
+    @cached_property
+    def _offsets(self) -> dict[str, np.ndarray]:
+        return {name: store.ragged(self.dynamics, f"{name}_count") for name in ("step", "attempt")}
+
+    def steps(self, scenario: int) -> slice:
+        """Returns where a scenario's accepted steps stand."""
+        return slice(*self._offsets["step"][scenario : scenario + 2])
+
+    def attempts(self, scenario: int) -> slice:
+        """Returns where a scenario's attempts stand."""
+        return slice(*self._offsets["attempt"][scenario : scenario + 2])
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """A study's results: its settings as the plan resolved them, the summary, the files of each variant."""
+
+    settings: Mapping[str, Any]
+    summary: xr.Dataset
+    model: xr.Dataset
+    variants: tuple[Treated, ...]
+
+    @cached_property
+    def study(self) -> str:
+        return str(self.settings["study"]["study"])
+
+    @cached_property
+    def scenarios(self) -> list[str]:
+        return store.labels(self.summary, "scenario")
+
+    @cached_property
+    def outcome(self) -> np.ndarray:
+        """Codes of the outcomes, shape (variant, scenario)."""
+        return self.summary["outcome"].values
+
+    @cached_property
+    def attempts(self) -> np.ndarray:
+        """Accepted and rejected steps, shape (variant, scenario)."""
+        return self.summary["num_accepted"].values + self.summary["num_rejected"].values
+
+    def index(self, treated: Treated) -> int:
+        """Returns a variant's row in the summary."""
+        return self.variants.index(treated)
+
+    def verified(self, treated: Treated) -> int:
+        """Returns how many scenarios of a variant have a verified gradient."""
+        return int((self.outcome[self.index(treated)] == 0).sum())
+
+    @cached_property
+    def best(self) -> Treated:
+        """The variant that verifies most; of equals `recommended`, else the one with fewer attempts."""
+
+        def rank(v: Treated) -> tuple[int, bool, float]:
+            attempts = self.attempts[self.index(v)]
+            return (-self.verified(v), v.name != "recommended", float(np.median(attempts)))
+
+        return min(self.variants, key=rank)
+
+    @cached_property
+    def contrast(self) -> Treated | None:
+        """The variant that verifies least, of those at the best one's precision and tolerance if any."""
+        others = [v for v in self.variants if v is not self.best]
+        alike = [v for v in others if _accuracy(v) == _accuracy(self.best)]
+        return min(alike or others, key=self.verified, default=None)
+
+
+def _accuracy(treated: Treated) -> tuple[Any, ...]:
+    dynamics = treated.settings.get("dynamics", {})
+    controller = dynamics.get("controller", {})
+    return dynamics.get("precision"), controller.get("rtol"), controller.get("atol")
+
+
+def load(folder: str | os.PathLike[str], settings: Mapping[str, Any], model: str, summary: str) -> Results:
+    """Returns a study's results.
+
+    - `folder`: where the variants' folders stand.
+    - `settings`: what `Plan.report_settings` gives.
+    - `model`, `summary`: paths of `model.nc` and `summary.nc`.
+    """
+    variants = []
+    for name, resolved in settings["resolved"].items():
+        files = {s: store.read(Path(folder) / name / f"{s}.nc", s) for s in settings["stages"]}
+        variants.append(
+            Treated(
+                name=name,
+                method=settings["gradient_of"][name],
+                settings=resolved,
+                dynamics=files["dynamics"],
+                gradients=files["gradients"],
+                steady=files.get("steady_state"),
+            )
+        )
+    table = store.read(summary, "summary")
+    # Canonical JSON has sorted the variants: the summary has them in the study's order.
+    order = store.labels(table, "variant")
+    variants.sort(key=lambda v: order.index(v.name))
+    return Results(settings, table, store.read(model, "model"), tuple(variants))
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+# An outcome after a count, in singular and plural.
+_COUNTED = {
+    "forward_failed": ("forward solve failed", "forward solves failed"),
+    "gradient_nonfinite": ("gradient not finite", "gradients not finite"),
+    "gradient_refuted": ("gradient refuted by its check", "gradients refuted by their check"),
+    "inconclusive": ("check inconclusive", "checks inconclusive"),
+    "steady_state_failed": ("steady state not found", "steady states not found"),
+}
+
+OUTCOME_MEANING = {
+    "verified": "every derivative agrees with its finite difference within their error bounds",
+    "forward_failed": "the simulation did not reach the last save time",
+    "gradient_nonfinite": "the simulation is fine, its gradient holds NaN",
+    "gradient_refuted": "a finite derivative differs from its finite difference beyond both error bounds",
+    "inconclusive": "the check's own error bound is too wide to tell",
+    "steady_state_failed": "no steady state to start from was found, or it is unstable",
+}
+
+# Signs beside the words of the scenario table, which has little room.
+_SHORT = {
+    "verified": ("✓", "verified"),
+    "forward_failed": ("✕", "forward failed"),
+    "gradient_nonfinite": ("∅", "not finite"),
+    "gradient_refuted": ("≠", "refuted"),
+    "inconclusive": ("?", "inconclusive"),
+    "steady_state_failed": ("⌀", "no steady state"),
+}
+
+CAUSE_WORDS = {
+    "none": ("nothing failed", ""),
+    "steady_state_not_found": (
+        "no steady state was found",
+        "Give a first guess: columns x0:STATE in the scenario table, or the model's initial_guess. "
+        "Raise steady_state.max_steps, or try steady_state.method: integrate. "
+        "Check by hand that the model does rest under the parameters of the steady phase.",
+    ),
+    "steady_state_unstable": (
+        "the steady state found is unstable",
+        "The Jacobian has an eigenvalue with positive real part: the system would leave this state. "
+        "Start from another guess, or give the start yourself with start: initial_state.",
+    ),
+    "steps_exhausted": (
+        "the attempts ran out (max_steps)",
+        "First nonlinear.method: newton, which often cuts the attempts tenfold; then a stable formulation; "
+        "raise max_steps last.",
+    ),
+    "step_size_collapsed": (
+        "the step size shrank below what the arithmetic resolves",
+        "Use precision: float64 and a formulation that does not cancel; loosen controller.atol where a "
+        "state's size allows it. "
+        "A singularity of the model itself shows in the same way: look at the state named here.",
+    ),
+    "nonfinite_rate": (
+        "rates of change were not finite",
+        "exp overflows at 88 in float32 and at 709 in float64: use precision: float64, a stable formulation, "
+        "nonlinear.method: newton, or a guard on the states.",
+    ),
+    "inner_solve_failed": (
+        "the implicit equations of a step could not be solved",
+        "The last attempts had no error estimate: the inner iteration did not converge, or the rates overflowed in it. "
+        "Use nonlinear.method: newton, then a stable formulation or a guard on the states.",
+    ),
+    "nonfinite_gradient": (
+        "the gradient was not finite although the simulation was",
+        "Use gradient: replay, which differentiates the accepted steps only. Differentiation through the "
+        "adaptive solve also runs through rejected steps: a guard on the states keeps them finite.",
+    ),
+    "gradient_differs": (
+        "the gradient differs from its finite differences",
+        "Compare the methods in the table of gradients: if replay is verified where another is refuted, "
+        "the fault is the method's, such as inner solves that are too loose (nonlinear.rtol). If replay is "
+        "refuted too, look in the model for "
+        "kinks, branches or stop_gradient.",
+    ),
+    "check_too_coarse": (
+        "the finite differences were too noisy to judge",
+        "Rounding sets the bound: use precision: float64. There, look for a loss that hardly depends on the "
+        "parameter, or one with kinks.",
+    ),
+}
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """Returns a number as it is read: `0.0012`, `3.4 × 10⁻⁹`; a dash where there is none."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    if value < 0:
+        return f"−{number(-value, digits)}"
+    if float(value).is_integer() and value < 1e5:
+        return str(int(value))
+    text = f"{float(value):.{digits - 1}e}"
+    mantissa, _, exponent = text.partition("e")
+    if digits > 2 and "." in mantissa:
+        # More digits are asked for where a value was set by hand: zeros say nothing there.
+        mantissa = mantissa.rstrip("0").rstrip(".")
+    power = int(exponent)
+    if -3 <= power < 4:
+        return f"{float(text):.{max(digits - 1 - power, 0)}f}"
+    if set(mantissa) <= set("10."):
+        return f"10{str(power).translate(_SUPERSCRIPT)}"
+    return f"{mantissa}\u00a0×\u00a010{str(power).translate(_SUPERSCRIPT)}"
+
+
+def shown_path(path: str | None) -> str | None:
+    """Returns a path without the folders of one machine: relative ones as they are, of others the name."""
+    return path if path is None or not PurePath(path).is_absolute() else PurePath(path).name
+
+
+def verdict(results: Results, treated: Treated) -> str:
+    """Returns what became of a variant's scenarios, in one sentence without the variant's name."""
+    codes = results.outcome[results.index(treated)]
+    good, total = int((codes == 0).sum()), len(codes)
+    sentence = f"{good} of {total} gradient{'' if total == 1 else 's'} verified"
+    rest = []
+    for code, name in enumerate(OUTCOMES):
+        count = int((codes == code).sum())
+        if name != "verified" and count:
+            rest.append(f"{count} {_COUNTED[name][count != 1]}")
+    return f"{sentence}{'; ' if rest else ''}{', '.join(rest)}."
+
+
+def _setting_words(key: str, value: Any) -> str:
+    """Returns what a setting does, in words."""
+    if isinstance(value, float):
+        value = number(value, 3)
+    yes = {
+        "formulation": f"the model's formulation “{value}”",
+        "precision": f"{value} arithmetic",
+        "solver": f"the solver {value}",
+        "max_steps": f"at most {value} attempts",
+        "gradient": f"gradients judged by “{value}”",
+        "controller.rtol": f"relative tolerance {value}",
+        "controller.atol": f"absolute tolerance {value}",
+        "controller.dtmax": f"steps of at most {value}",
+        "controller.dt0": f"a first step of {value}",
+        "steady_state.rtol": f"relative tolerance {value} for the steady state",
+        "steady_state.atol": f"absolute tolerance {value} for the steady state",
+        "steady_state.max_steps": f"at most {value} iterations for the steady state",
+    }
+    if key == "guard":
+        if not value:
+            return "no bound on the states"
+        bound, fill = number(value["x_max"], 3), number(value["dx_fill"])
+        return f"states bounded to ±{bound} in the rates, and {fill} in place of rates that are not finite"
+    if key == "nonlinear.method":
+        what = {
+            "chord": "chord iteration (one Jacobian a stage)",
+            "newton": "full Newton iteration (a new Jacobian each time)",
+        }
+        return f"{what.get(value, value)} inside implicit steps"
+    if key == "steady_state.method":
+        what = {"root": "the steady state by root finding", "integrate": "the steady state by integration"}
+        return what.get(value, str(value))
+    if key == "segments":
+        return f"solved in {len(value)} segments" if value else "solved in one go"
+    if key.startswith("nonlinear."):
+        return f"inner {key[10:]} {value}" if value is not None else f"inner {key[10:]} as the controller's"
+    if value is None:
+        return f"{key} left free"
+    return yes.get(key, f"{key} = {value}")
+
+
+def _flat(treated: Treated) -> dict[str, Any]:
+    """Returns a variant's settings under dotted keys."""
+    out: dict[str, Any] = {}
+    for stage in treated.settings.values():
+        for key, value in stage.items():
+            if key in ("save_times", "start", "gradient") or (key == "steady_state" and value is None):
+                continue
+            if isinstance(value, Mapping) and key != "guard":
+                out |= {f"{key}.{k}": v for k, v in value.items()}
+            else:
+                out[key] = value
+    return {**out, "gradient": treated.method}
+
+
+_ORDER = (
+    "precision",
+    "formulation",
+    "guard",
+    "solver",
+    "nonlinear.method",
+    "controller.rtol",
+    "controller.atol",
+)
+
+
+def _settings_in_order(keys: Iterable[str]) -> list[str]:
+    return sorted(keys, key=lambda k: (_ORDER.index(k) if k in _ORDER else len(_ORDER), k))
+
+
+def describe(results: Results) -> list[dict[str, Any]]:
+    """Returns each variant in words: one in full, first, and of the others what differs from it."""
+    base = next((v for v in results.variants if v.name == "recommended"), results.best)
+    wanted = _flat(base)
+    out = []
+    for treated in sorted(results.variants, key=lambda v: v is not base):
+        own = _flat(treated)
+        if treated is base:
+            told = [
+                *_ORDER,
+                "max_steps",
+                *(["steady_state.method"] if treated.steady is not None else []),
+                "gradient",
+            ]
+            points = [_setting_words(k, own[k]) for k in told if k in own]
+        else:
+            changed = [k for k in _settings_in_order(own) if own[k] != wanted.get(k)]
+            points = [f"{_setting_words(k, own[k])} (not {_bare(k, wanted.get(k))})" for k in changed]
+        out.append({"name": treated.name, "base": treated is base, "points": points or ["the same settings"]})
+    return out
+
+
+def _bare(key: str, value: Any) -> str:
+    """Returns a setting's value alone, for the bracket behind another one."""
+    if key == "guard":
+        return "bounded" if value else "unbounded"
+    if key == "segments":
+        return f"{len(value)} segments" if value else "one go"
+    if isinstance(value, float):
+        return number(value, 3)
+    return "left free" if value is None else str(value)
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.max(values, initial=-np.inf, where=np.isfinite(values))) if np.isfinite(values).any() else np.nan
+
+
+def _median(values: np.ndarray) -> float:
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if values.size else np.nan
+
+
+def verdict_table(results: Results) -> list[dict[str, Any]]:
+    """Returns the rows of the verdict table, one a variant."""
+    rows = []
+    for i, treated in enumerate(results.variants):
+        attempts = results.attempts[i][results.attempts[i] > 0].astype(float)
+        m = treated.methods.index(treated.method)
+        steady = None if treated.steady is None else int((treated.steady["status"].values != 0).sum())
+        rows.append(
+            {
+                "name": treated.name,
+                "best": treated is results.best,
+                "method": treated.method,
+                "counts": [int((results.outcome[i] == c).sum()) for c in range(len(OUTCOMES))],
+                "median": _median(attempts),
+                "most": _largest(attempts),
+                "error": _largest(figures.relative(treated.difference, treated)[:, m]),
+                "steady": steady,
+                "sentence": verdict(results, treated),
+            }
+        )
+    return rows
+
+
+def method_table(results: Results) -> list[dict[str, Any]]:
+    """Returns how the scenarios of each variant fared by each gradient method."""
+    rows = []
+    for treated in results.variants:
+        status = treated.gradients["status"].values
+        error = figures.relative(treated.difference, treated)
+        bound = figures.relative(treated.bound, treated)
+        for m, method in enumerate(treated.methods):
+            rows.append(
+                {
+                    "name": treated.name,
+                    "method": method,
+                    "decides": method == treated.method,
+                    "counts": [int((status[:, m] == c).sum()) for c in range(len(VERDICTS))],
+                    "error": _largest(error[:, m]),
+                    "bound": _median(bound[:, m]),
+                }
+            )
+    return rows
+
+
+def derivative_table(results: Results) -> tuple[list[dict[str, Any]], int]:
+    """Returns the best variant's largest error of each derivative, and how many rows are left out."""
+    best = results.best
+    error = figures.relative(best.difference, best)
+    bound = figures.relative(best.bound, best)
+    size = figures.relative(np.abs(best.gradients["fd"].values), best)
+    verdicts = best.gradients["verdict"].values
+    rows = []
+    for j, label in enumerate(best.wrt):
+        for m, method in enumerate(best.methods):
+            column = error[:, m, j]
+            judged = verdicts[:, m, j] != VERDICTS.index("skipped")
+            row = {
+                "wrt": label,
+                "method": method,
+                "verified": int((verdicts[:, m, j] == 0).sum()),
+                "small": int(((verdicts[:, m, j] == 0) & (size[:, j] <= bound[:, m, j])).sum()),
+                "judged": int(judged.sum()),
+                "error": _largest(column),
+                "bound": np.nan,
+                "scenario": "",
+                "widest": _largest(bound[:, m, j]),
+            }
+            if np.isfinite(column).any():
+                worst = int(np.nanargmax(column))
+                row |= {"bound": float(bound[worst, m, j]), "scenario": results.scenarios[worst]}
+            rows.append(row)
+    left_out = max(len(rows) - MOST_DERIVATIVES, 0)
+    if left_out:
+        keep = sorted(range(len(rows)), key=lambda r: -np.nan_to_num(rows[r]["error"], nan=-1.0))[:MOST_DERIVATIVES]
+        rows = [rows[r] for r in sorted(keep)]
+    return rows, left_out
+
+
+def steady_table(results: Results) -> list[dict[str, Any]]:
+    """Returns how the search for steady states went under each variant; empty where the study has none."""
+    rows = []
+    for treated in results.variants:
+        if treated.steady is None:
+            continue
+        ds = treated.steady
+        status = ds["status"].values
+        counts = [(STEADY_STATUS[c].replace("_", " "), int((status == c).sum())) for c in range(len(STEADY_STATUS))]
+        good = status == 0
+        by = [(STEADY_METHOD[c], int((ds["method"].values[good] == c).sum())) for c in range(len(STEADY_METHOD))]
+
+        def over(name: str, ds: xr.Dataset = ds, good: np.ndarray = good) -> float:
+            return _largest(ds[name].values[good].astype(float)) if name in ds else np.nan
+
+        rows.append(
+            {
+                "name": treated.name,
+                "found": int(good.sum()),
+                "failed": [(words, count) for words, count in counts[1:] if count],
+                "methods": [(words, count) for words, count in by if count],
+                "residual": over("residual_norm"),
+                "iterations": over("iterations"),
+                "eigenvalue": over("max_real_eigenvalue"),
+                "cross_check": over("cross_check"),
+            }
+        )
+    return rows
+
+
+def failure_table(results: Results) -> list[dict[str, Any]]:
+    """Returns one entry for each cause that occurred, with a row for each variant that it hit."""
+    cause = results.summary["cause"].values
+    time = results.summary["cause_time"].values
+    out = []
+    for code, name in enumerate(CAUSES):
+        if name == "none" or not (cause == code).any():
+            continue
+        words, advice = CAUSE_WORDS[name]
+        rows = []
+        for i, treated in enumerate(results.variants):
+            hit = np.flatnonzero(cause[i] == code)
+            if len(hit):
+                when = time[i, hit][np.isfinite(time[i, hit])]
+                rows.append(
+                    {
+                        "name": treated.name,
+                        "count": len(hit),
+                        "examples": [results.scenarios[s] for s in figures.spread(hit, 3)],
+                        "more": max(len(hit) - 3, 0),
+                        "earliest": float(when.min()) if when.size else np.nan,
+                        "latest": float(when.max()) if when.size else np.nan,
+                        "where": _where(results, treated, i, hit),
+                        "cure": _cure(results, treated, hit),
+                    }
+                )
+        out.append({"code": name, "words": words, "advice": advice, "rows": rows})
+    return out
+
+
+def _where(results: Results, treated: Treated, i: int, hit: np.ndarray) -> str:
+    """Returns the state or the derivative that a cause names most often."""
+    for variable, names, what in (
+        ("cause_term", treated.wrt, "derivative"),
+        ("cause_state", treated.states, "state"),
+    ):
+        codes = results.summary[variable].values[i, hit]
+        codes = codes[(codes >= 0) & (codes < len(names))]
+        if len(codes):
+            found, counts = np.unique(codes, return_counts=True)
+            most = int(np.argmax(counts))
+            share = "" if counts[most] == len(hit) else f" ({counts[most]} of {len(hit)})"
+            return f"{what} {names[found[most]]}{share}"
+    return ""
+
+
+def _cure(results: Results, treated: Treated, hit: np.ndarray) -> dict[str, Any] | None:
+    """Returns the other variant that verifies most of these scenarios, None where no one does."""
+    best: dict[str, Any] | None = None
+    for other in results.variants:
+        count = int((results.outcome[results.index(other), hit] == 0).sum())
+        if other is treated or not count:
+            continue
+        better = best is None or count > best["count"] or (count == best["count"] and other is results.best)
+        if better:
+            best = {"name": other.name, "count": count, "of": len(hit)}
+    return best
+
+
+def scenario_table(results: Results) -> tuple[list[dict[str, Any]], int]:
+    """Returns one row a scenario with its outcome under each variant, and how many are left out.
+
+    Where there are too many, those that fail under the best variant stay first, then those that fail under
+    most others, then the ones with most attempts; rows stand in the order of the study.
+    """
+    i = results.index(results.best)
+    total = len(results.scenarios)
+    keep = np.arange(total)
+    if total > MOST_SCENARIOS:
+        failing = (results.outcome != 0).sum(axis=0)
+        keep = np.lexsort((-results.attempts[i], -failing, results.outcome[i] == 0))[:MOST_SCENARIOS]
+        keep = np.sort(keep)
+    cause = results.summary["cause"].values
+    rows = []
+    for s in keep:
+        cells = []
+        for v in range(len(results.variants)):
+            name = OUTCOMES[results.outcome[v, s]]
+            why = CAUSE_WORDS[CAUSES[cause[v, s]]][0] if name != "verified" else ""
+            cells.append(
+                {
+                    "code": int(results.outcome[v, s]),
+                    "sign": _SHORT[name][0],
+                    "words": _SHORT[name][1],
+                    "why": why,
+                }
+            )
+        rows.append({"name": results.scenarios[s], "cells": cells, "attempts": int(results.attempts[i, s])})
+    return rows, total - len(rows)
+
+
+# --- where it all comes from ----------------------------------------------------------------------
+
+
+def provenance(results: Results) -> dict[str, Any]:
+    """Returns inputs, environments, code and contents of all files that the report is drawn from."""
+    files = []
+    for treated in results.variants:
+        stages = {
+            "steady_state": treated.steady,
+            "dynamics": treated.dynamics,
+            "gradients": treated.gradients,
+        }
+        files += [(f"{treated.name}/{stage}.nc", stage, ds) for stage, ds in stages.items() if ds is not None]
+    files += [("summary.nc", "summary", results.summary), ("model.nc", "export", results.model)]
+    inputs: dict[str, dict[str, None]] = {}
+    codes: dict[str, dict[str, None]] = {}
+    environments: dict[str, dict[str, list[str]]] = {}
+    for path, stage, ds in files:
+        for name, digest in json.loads(ds.attrs.get("retrograd_inputs", "{}")).items():
+            if name in ("plugin", "weights", "scenarios"):
+                inputs.setdefault(name, {})[digest] = None
+        codes.setdefault(stage, {})[str(ds.attrs.get("retrograd_code_digest", ""))] = None
+        if stage in ("steady_state", "dynamics", "gradients"):
+            for key, value in json.loads(ds.attrs.get("retrograd_environment", "{}")).items():
+                text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+                where = environments.setdefault(key, {}).setdefault(text, [])
+                variant = path.partition("/")[0]
+                if variant not in where:
+                    where.append(variant)
+    return {
+        "inputs": [(name, list(digests)) for name, digests in sorted(inputs.items())],
+        "codes": [(stage, list(digests)) for stage, digests in codes.items()],
+        "environment": [(key, list(found.items())) for key, found in sorted(environments.items())],
+        "files": [(path, str(ds.attrs.get("retrograd_content_sha256", ""))) for path, _, ds in files],
+    }
+
+
+def study_yaml(results: Results) -> str:
+    """Returns the study's config as YAML, defaults written out; of absolute paths the file's name is left."""
+    study = json.loads(json.dumps(results.settings["study"]))
+    model = study.get("model", {})
+    for holder, key in ((study, "scenarios"), (model, "plugin"), (model, "weights")):
+        if holder.get(key):
+            holder[key] = shown_path(holder[key])
+    return yaml.safe_dump(study, sort_keys=False, allow_unicode=True, default_flow_style=None, width=88)
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def figure_labels(results: Results) -> dict[str, str]:
+    """Returns what each figure shows, in a sentence for those who cannot see it."""
+    best, names = results.best, results.scenarios
+    counted = "; ".join(
+        f"{v.name}: {verdict(results, v).rstrip('.')}" for v in results.variants[: figures.MOST_VARIANTS]
+    )
+    medians = "; ".join(f"{r['name']} {number(r['median'])}" for r in verdict_table(results)[: figures.MOST_VARIANTS])
+    drawn = ", ".join(names[s] for s in figures.shown_trajectories(results)) or "none"
+    pair = " and ".join(v.name for v in (results.contrast, results.best) if v is not None)
+    stepped = ", ".join(names[s] for _, s in figures.shown_steps(results)) or "none"
+    panels = ", ".join(v.name for v in figures.shown_variants(results))
+    swept = ", ".join(best.wrt[j] for j, _ in figures.shown_sweeps(results)) or "none"
+    return {
+        "outcomes": f"Bar chart of outcomes by variant. {counted}.",
+        "trajectories": f"Line charts of the states over model time under {best.name}. Scenarios: {drawn}.",
+        "steps": f"Step size over model time under {pair}. Scenarios: {stepped}.",
+        "attempts": f"Attempts of every scenario by variant. Medians: {medians}.",
+        "gradient_errors": f"Differences of AD and FD derivatives beside their bounds. Variants: {panels}.",
+        "difference_sweep": f"Error of the difference quotient over its width under {best.name}: {swept}.",
+    }
+
+
+def page(results: Results, svgs: Mapping[str, bytes]) -> str:
+    """Returns the report as one HTML page.
+
+    - `svgs`: figures by name; those that are missing are left out.
+    """
+    labels = figure_labels(results)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["number"] = number
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    derivatives, derivatives_left_out = derivative_table(results)
+    scenarios, scenarios_left_out = scenario_table(results)
+    attrs = results.model.attrs
+    best = results.best
+    return template.render(
+        version=__version__,
+        r=results,
+        best=best,
+        contrast=results.contrast,
+        # Our own serialisation of a parsed SVG: every text in it is escaped.
+        svg={n: Markup(figures.inline(svgs[n], n, labels[n])) for n in figures.FIGURES if n in svgs},
+        outcomes=[(n, figures.OUTCOME_STYLE[n][0], OUTCOME_MEANING[n]) for n in OUTCOMES],
+        verdicts=VERDICTS,
+        rows=verdict_table(results),
+        described=describe(results),
+        methods=method_table(results),
+        derivatives=derivatives,
+        derivatives_left_out=derivatives_left_out,
+        steady=steady_table(results),
+        failures=failure_table(results),
+        scenarios=scenarios,
+        scenarios_left_out=scenarios_left_out,
+        model={
+            "name": str(attrs.get("model_class", "")) or results.settings["study"]["model"].get("class", ""),
+            "weights": int(attrs.get("n_weights", 0)),
+            "states": list(zip(best.states, best.state_units, strict=True)),
+            "parameters": list(json.loads(attrs.get("parameters", "{}")).items()),
+        },
+        times=[float(t) for t in best.dynamics["model_time"].values],
+        trajectories=figures.shown_trajectories(results),
+        stepped=figures.shown_steps(results),
+        shown_variants=figures.shown_variants(results),
+        shown_wrt=len(figures.shown_wrt(best)),
+        sweeps=[(best.wrt[j], [results.scenarios[s] for s in found]) for j, found in figures.shown_sweeps(results)],
+        reference=best.methods[figures.reference_method(best)],
+        sensitivity=_median(figures.relative(best.bound, best)[:, best.methods.index(best.method)]),
+        most_states=figures.MOST_STATES,
+        most_variants=figures.MOST_VARIANTS,
+        provenance=provenance(results),
+        config=study_yaml(results),
+        plugin=shown_path(results.settings["study"]["model"].get("plugin")),
+    )
+
+
+def write(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file so that it appears under its name only when it is whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def make(results: Results, html: str, svg: Sequence[str], png: Sequence[str]) -> dict[str, int]:
+    """Draws the figures, writes them and the page; returns the sizes of the files in bytes, by name.
+
+    - `svg`, `png`: paths; a file's stem is the name of its figure.
+    """
+    sizes = {}
+    svgs = {}
+    wanted = {"svg": list(svg), "png": list(png)}
+    for name in dict.fromkeys(Path(p).stem for p in (*svg, *png)):
+        paths = {form: [p for p in found if Path(p).stem == name] for form, found in wanted.items()}
+        for form, content in figures.render(results, name, [form for form in paths if paths[form]]).items():
+            for path in paths[form]:
+                write(path, content)
+                sizes[Path(path).name] = len(content)
+            if form == "svg":
+                svgs[name] = content
+    content = page(results, svgs).encode()
+    write(html, content)
+    return {Path(html).name: len(content), **sizes}

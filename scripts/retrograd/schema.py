@@ -1,0 +1,227 @@
+"""What each netCDF file holds: the one place for names, dimensions, units, codes.
+
+The writer takes dtype, dimensions and attributes from here, the reader checks against it, and
+`config/README.md` is compared with it by a test. A unit in braces is filled in by the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+OUTCOMES = (
+    "verified",
+    "forward_failed",
+    "gradient_nonfinite",
+    "gradient_refuted",
+    "inconclusive",
+    "steady_state_failed",
+)
+STEADY_STATUS = (
+    "converged",
+    "max_steps_reached",
+    "nonfinite",
+    "unstable",
+    "not_a_root",
+    "invalid",
+)
+STEADY_METHOD = ("root", "integrate")
+DYNAMICS_STATUS = (
+    "successful",
+    "max_steps_reached",
+    "dt_min_reached",
+    "nonfinite",
+    "skipped",
+)
+VERDICTS = ("verified", "refuted", "inconclusive", "nonfinite", "skipped")
+CAUSES = (
+    "none",
+    "steady_state_not_found",
+    "steady_state_unstable",
+    "steps_exhausted",
+    "step_size_collapsed",
+    "nonfinite_rate",
+    "inner_solve_failed",
+    "nonfinite_gradient",
+    "gradient_differs",
+    "check_too_coarse",
+)
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of a file: its dimensions, type and attributes."""
+
+    dims: tuple[str, ...]
+    long_name: str
+    units: str = "1"
+    dtype: str = "float64"
+    flags: tuple[str, ...] = ()
+    sample_dimension: str = ""
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """One kind of file: its schema name, a summary for the global attributes, its variables."""
+
+    name: str
+    title: str
+    summary: str
+    rule: str
+    variables: dict[str, Variable] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)  # dimension -> long_name of its labels
+    version: int = 1
+
+    @property
+    def tag(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+def _status(dims: tuple[str, ...], long_name: str, flags: tuple[str, ...]) -> Variable:
+    return Variable(dims, long_name, dtype="int8", flags=flags)
+
+
+def _count(dims: tuple[str, ...], long_name: str, sample_dimension: str = "") -> Variable:
+    return Variable(dims, long_name, dtype="int32", sample_dimension=sample_dimension)
+
+
+S = ("scenario",)
+
+MODEL = Schema(
+    name="model",
+    title="Exported model: weights and self-test vectors",
+    summary="Pretrained network weights with their pytree paths, and vectors that show that they were read back right",
+    rule="export",
+    variables={
+        "selftest_input": Variable(("selftest", "state"), "state at which the vector field was evaluated"),
+        "selftest_k": Variable(("selftest", "parameter"), "parameters at which the vector field was evaluated"),
+        "selftest_output": Variable(("selftest", "state"), "vector field there, in float64"),
+    },
+    labels={
+        "state": "name of the state",
+        "parameter": "name of the parameter",
+        "selftest": "name of the self-test",
+    },
+)
+
+STEADY_STATE = Schema(
+    name="steady_state",
+    title="Steady states",
+    summary="Steady state of every scenario under the parameters of the steady phase, with the residual there",
+    rule="steady_state",
+    variables={
+        "x": Variable(("scenario", "state"), "steady state", units="{state}"),
+        "x_guess": Variable(("scenario", "state"), "first guess of the steady state", units="{state}"),
+        "residual_norm": Variable(S, "infinity norm of the scaled residual at x"),
+        "status": _status(S, "outcome of the steady-state search", STEADY_STATUS),
+        "method": _status(S, "method that gave x", STEADY_METHOD),
+        "iterations": _count(S, "iterations of the root finder, or steps of the integration"),
+        "max_real_eigenvalue": Variable(
+            S, "largest real part of the eigenvalues of the Jacobian at x", units="{per_time}"
+        ),
+        "cross_check": Variable(
+            S, "distance to where integration from the guess comes to rest, in units of atol + rtol |x|"
+        ),
+        "n_conserved": _count(S, "number of conserved quantities that were held at their value at the guess"),
+        "conserved_basis": Variable(
+            ("scenario", "state", "state_2"),
+            "projector on the conserved directions, detected numerically where the model declares none",
+        ),
+    },
+    labels={"scenario": "name of the scenario", "state": "name of the state", "state_2": "name of the state"},
+)
+
+DYNAMICS = Schema(
+    name="dynamics",
+    title="Dynamic simulations with their recorded steps",
+    summary="Trajectories at the save times, every accepted step and every attempt of the adaptive solver",
+    rule="dynamics",
+    variables={
+        "x": Variable(("scenario", "model_time", "state"), "state at the save times", units="{state}"),
+        "x_start": Variable(("scenario", "state"), "state at model time 0", units="{state}"),
+        "status": _status(S, "outcome of the simulation", DYNAMICS_STATUS),
+        "num_accepted": _count(S, "number of accepted steps"),
+        "num_rejected": _count(S, "number of rejected attempts"),
+        "step_count": _count(S, "number of recorded steps", "step"),
+        "step_time": Variable(("step",), "model time at the end of each accepted step", units="{time}"),
+        "step_x": Variable(("step", "state"), "state at the end of each accepted step", units="{state}"),
+        "attempt_count": _count(S, "number of recorded attempts", "attempt"),
+        "attempt_start": Variable(("attempt",), "model time at the start of each attempt", units="{time}"),
+        "attempt_end": Variable(("attempt",), "model time at the end of each attempt", units="{time}"),
+        "attempt_accepted": Variable(("attempt",), "1 where the attempt was accepted, else 0", dtype="int8"),
+        "attempt_error": Variable(
+            ("attempt",),
+            "scaled norm of the error estimate",
+            comment="accepted below 1; NaN where it was not finite",
+        ),
+        "attempt_finite": Variable(("attempt",), "1 where the error norm was finite, else 0", dtype="int8"),
+    },
+    labels={"scenario": "name of the scenario", "state": "name of the state"},
+)
+
+GRADIENTS = Schema(
+    name="gradients",
+    title="Gradients and their finite-difference check",
+    summary="Gradients of the loss by each method, finite differences on frozen steps with their error bound, verdicts",
+    rule="gradients",
+    variables={
+        "loss": Variable(S, "loss of the replayed trajectory"),
+        "replay_deviation": Variable(
+            S, "largest distance of replayed from recorded steps, in units of atol + rtol |x|"
+        ),
+        "ad": Variable(("scenario", "method", "wrt"), "derivative of the loss by automatic differentiation"),
+        "ad_error": Variable(
+            ("scenario", "method", "wrt"),
+            "error that the method itself can bring in: rounding and inexact inner solves",
+        ),
+        "fd": Variable(("scenario", "wrt"), "derivative of the loss by finite differences on the frozen steps"),
+        "fd_error": Variable(("scenario", "wrt"), "error bound of fd, by the check itself"),
+        "fd_step": Variable(("scenario", "wrt"), "smallest step width that entered fd"),
+        "fd_sweep_width": Variable(("scenario", "wrt", "width"), "step widths of the sweep"),
+        "fd_sweep": Variable(("scenario", "wrt", "width"), "central difference quotient at each step width"),
+        "verdict": _status(("scenario", "method", "wrt"), "verdict on each derivative", VERDICTS),
+        "gradient_network": Variable(
+            ("scenario", "method", "weight"), "gradient of the loss with respect to the network weights"
+        ),
+        "status": _status(("scenario", "method"), "worst verdict of the scenario", VERDICTS),
+    },
+    labels={
+        "scenario": "name of the scenario",
+        "method": "how the gradient was formed",
+        "wrt": "what the derivative is taken with respect to",
+        "width": "name of the step width",
+    },
+)
+
+SUMMARY = Schema(
+    name="summary",
+    title="Outcome of every scenario under every variant",
+    summary="One outcome, its cause and the step counts for each variant and scenario",
+    rule="summary",
+    variables={
+        "outcome": _status(("variant", "scenario"), "outcome under the variant's own gradient method", OUTCOMES),
+        "status": _status(("variant", "scenario", "method"), "worst verdict by gradient method", VERDICTS),
+        "steady_state_status": _status(("variant", "scenario"), "outcome of the steady-state search", STEADY_STATUS),
+        "dynamics_status": _status(("variant", "scenario"), "outcome of the simulation", DYNAMICS_STATUS),
+        "num_accepted": _count(("variant", "scenario"), "number of accepted steps"),
+        "num_rejected": _count(("variant", "scenario"), "number of rejected attempts"),
+        "loss": Variable(("variant", "scenario"), "loss of the replayed trajectory"),
+        "max_relative_error": Variable(
+            ("variant", "scenario", "method"),
+            "largest difference of ad from fd, relative to the largest |fd| of the scenario",
+        ),
+        "cause": _status(("variant", "scenario"), "code of the diagnosis", CAUSES),
+        "cause_time": Variable(("variant", "scenario"), "model time of the cause", units="{time}"),
+        "cause_state": Variable(("variant", "scenario"), "index of the state concerned, -1 for none", dtype="int32"),
+        "cause_term": Variable(
+            ("variant", "scenario"), "index of the derivative (wrt) concerned, -1 for none", dtype="int32"
+        ),
+    },
+    labels={
+        "variant": "name of the variant",
+        "scenario": "name of the scenario",
+        "method": "how the gradient was formed",
+    },
+)
+
+SCHEMAS = {s.name: s for s in (MODEL, STEADY_STATE, DYNAMICS, GRADIENTS, SUMMARY)}

@@ -1,0 +1,301 @@
+"""The one writer and reader of netCDF files: atomic, byte-stable, checked against the schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from retrograd import __version__
+from retrograd.errors import RetrogradError
+from retrograd.provenance import canonical
+from retrograd.schema import SCHEMAS, Schema, Variable
+
+_VOLATILE = ("retrograd_content_sha256", "retrograd_environment")
+# Below this size compression costs more bytes than it saves.
+_COMPRESS_FROM = 1 << 20
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a file depends on, as it is written into its global attributes."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)  # name -> sha256
+    code_digest: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+
+
+def content_digest(tree: xr.Dataset | xr.DataTree) -> str:
+    """Returns a sha256 of names, dimensions, values and attributes; environment and encoding do not enter.
+
+    Values are hashed little-endian and in C order, so that it is the same under every library version,
+    byte order and compression.
+    """
+    digest = hashlib.sha256()
+    nodes = tree.subtree if isinstance(tree, xr.DataTree) else [xr.DataTree(tree)]
+    for node in sorted(nodes, key=lambda n: n.path):
+        ds = node.to_dataset(inherit=False)
+        attrs = {k: _plain(v) for k, v in ds.attrs.items() if k not in _VOLATILE}
+        digest.update(f"group {node.path} {canonical(attrs)}\n".encode())
+        for name in sorted(map(str, ds.variables)):
+            var = ds.variables[name]
+            attrs = {k: _plain(v) for k, v in var.attrs.items() if k != "_FillValue"}
+            digest.update(f"{name} {var.dims} {var.shape} {canonical(attrs)}\n".encode())
+            if var.dtype.kind in "OUST":
+                digest.update(canonical(np.asarray(var.values, dtype=object).ravel().tolist()).encode())
+            else:
+                values = np.ascontiguousarray(var.values)
+                digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def build(
+    schema: Schema,
+    values: Mapping[str, Any],
+    labels: Mapping[str, list[str]],
+    *,
+    units: Mapping[str, Any] | None = None,
+    coords: Mapping[str, tuple[Any, str, str]] | None = None,
+) -> xr.Dataset:
+    """Returns a dataset with the schema's dimensions, types and attributes.
+
+    - `values`: variable name to array; variables of the schema may be left out, others are refused.
+    - `labels`: dimension to its labels; each gets an int32 index coordinate and `<dimension>_name`.
+    - `units`: fills `{state}`, `{time}` and `{per_time}`. `state` is the list of the states' units: where they
+      differ, a variable over states carries no unit and `state_units` does.
+    - `coords`: further numeric coordinates, dimension to (values, units, long_name).
+    """
+    fill = dict(units or {})
+    state_units = list(fill.get("state", ["1"]))
+    mixed = len(set(state_units)) > 1
+    data: dict[str, tuple[tuple[str, ...], Any, dict[str, Any]]] = {}
+    for name, value in values.items():
+        var = schema.variables[name]
+        array = np.asarray(value, dtype=var.dtype)
+        if array.dtype.kind == "f":
+            # A value that was not computed is NaN, never inf: readers cannot tell an infinite pad from a result.
+            array = np.where(np.isfinite(array), array, np.nan)
+        data[name] = (var.dims, array, _attributes(var, fill, state_units, mixed))
+    coordinates: dict[str, Any] = {}
+    used = {d for dims, _, _ in data.values() for d in dims}
+    for dim, names in labels.items():
+        if dim not in used:
+            continue
+        coordinates[dim] = (
+            (dim,),
+            np.arange(len(names), dtype=np.int32),
+            {"long_name": f"index of the {dim}", "units": "1"},
+        )
+        coordinates[f"{dim}_name"] = (
+            (dim,),
+            # Without labels there is no type to infer.
+            np.asarray(names, dtype=object if len(names) else "U1"),
+            {"long_name": schema.labels.get(dim, f"name of the {dim}")},
+        )
+    if mixed and "state" in used:
+        coordinates["state_units"] = (
+            ("state",),
+            np.asarray(state_units, dtype=object),
+            {"long_name": "unit of the state"},
+        )
+    for dim, (array, unit, long_name) in (coords or {}).items():
+        coordinates[dim] = (
+            (dim,),
+            np.asarray(array, dtype=np.float64),
+            {"units": unit, "long_name": long_name},
+        )
+    return xr.Dataset(data, coords=coordinates)
+
+
+def _attributes(var: Variable, fill: Mapping[str, Any], state_units: list[str], mixed: bool) -> dict[str, Any]:
+    attrs: dict[str, Any] = {"long_name": var.long_name}
+    if var.flags:
+        attrs["flag_values"] = np.arange(len(var.flags), dtype=np.int8)
+        attrs["flag_meanings"] = " ".join(var.flags)
+    elif var.units == "{state}":
+        if mixed:
+            attrs["comment"] = "units differ by state and stand in state_units"
+        else:
+            attrs["units"] = state_units[0]
+    else:
+        unit = fill.get("time", "s")
+        per_time = f"({unit})-1"
+        attrs["units"] = var.units.format(time=unit, per_time=per_time)
+    if var.sample_dimension:
+        attrs["sample_dimension"] = var.sample_dimension
+    if var.comment:
+        attrs["comment"] = var.comment
+    return attrs
+
+
+def write(
+    tree: xr.Dataset | xr.DataTree,
+    path: str | os.PathLike[str],
+    schema: Schema,
+    provenance: Provenance,
+    *,
+    title_of: str = "",
+) -> None:
+    """Writes a netCDF file atomically, with every global attribute that the contract names.
+
+    The file appears under its name only when it is whole: netCDF4 leaves valid, openable partial files when it
+    is killed.
+    """
+    path = Path(path)
+    is_tree = isinstance(tree, xr.DataTree)
+    root = tree.to_dataset(inherit=False) if is_tree else tree
+    _refuse_incomplete(root, schema)
+    config = canonical(provenance.config)
+    attrs = {
+        "Conventions": "CF-1.11, ACDD-1.3",
+        "title": f"{schema.title}{': ' if title_of else ''}{title_of}",
+        "summary": schema.summary,
+        "keywords": "ordinary differential equations, stiff, gradient, reproducibility",
+        "institution": "unknown",
+        "source": f"Retrograd {__version__}, rule {schema.rule}",
+        "history": f"written by rule {schema.rule} of Retrograd {__version__}",
+        "references": "see CITATION.cff of Retrograd",
+        "comment": "free of wall-clock times, host names and absolute paths: the same computation gives the same bytes",
+        "license": "the licence of the study; Retrograd claims none",
+        **root.attrs,
+        "retrograd_schema": schema.tag,
+        "retrograd_version": __version__,
+        "retrograd_code_digest": provenance.code_digest,
+        "retrograd_config": config,
+        "retrograd_inputs": canonical(dict(provenance.inputs)),
+        "retrograd_environment": canonical(provenance.environment),
+    }
+    if is_tree:
+        tree = tree.copy(deep=False)
+        tree.attrs = attrs
+    else:
+        tree = tree.assign_attrs(attrs)
+    tree.attrs["retrograd_content_sha256"] = content_digest(tree)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if isinstance(tree, xr.DataTree):
+            encoding = {node.path: _encoding(node.to_dataset(inherit=False)) for node in tree.subtree}
+            tree.to_netcdf(temporary, engine="netcdf4", format="NETCDF4", encoding=encoding)
+        else:
+            tree.to_netcdf(temporary, engine="netcdf4", format="NETCDF4", encoding=_encoding(tree))
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _refuse_incomplete(ds: xr.Dataset, schema: Schema) -> None:
+    bare = [
+        str(name)
+        for name, var in ds.variables.items()
+        if "long_name" not in var.attrs
+        or (
+            var.dtype.kind == "f"
+            and "units" not in var.attrs
+            and not ("state" in var.dims and "state_units" in ds.coords)
+        )
+    ]
+    if bare:
+        raise RetrogradError(f"{schema.tag}: no units or no long_name on {', '.join(bare)}: add them to schema.py.")
+
+
+def _encoding(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
+    encoding: dict[str, dict[str, Any]] = {}
+    for name, var in ds.variables.items():
+        options: dict[str, Any] = {"_FillValue": None}
+        if var.dtype.kind == "f" and name not in ds.coords:
+            options["_FillValue"] = np.nan
+        if var.dtype.kind in "if" and var.nbytes >= _COMPRESS_FROM:
+            options.update(zlib=True, complevel=4, shuffle=True)
+        if var.dtype.kind == "O":
+            options["dtype"] = str
+        encoding[str(name)] = options
+    return encoding
+
+
+def read(path: str | os.PathLike[str], kind: str) -> xr.Dataset:
+    """Returns one of our flat files, loaded and closed; raises RetrogradError where it is not what it should be."""
+    schema = SCHEMAS[kind]
+    try:
+        ds = xr.load_dataset(path, engine="netcdf4", decode_times=False)
+    except Exception as error:
+        raise RetrogradError(
+            f"{path} cannot be read ({error}). Rule {schema.rule} makes it: run "
+            f"`snakemake --cores 1 --forcerun {schema.rule}` to rebuild it."
+        ) from error
+    found = ds.attrs.get("retrograd_schema")
+    if found != schema.tag:
+        raise RetrogradError(
+            f"{path} has schema {found!r}, wanted {schema.tag!r}: it was made by another version or stage. "
+            f"Run `snakemake --cores 1 --forcerun {schema.rule}` to rebuild it."
+        )
+    return ds
+
+
+def labels(ds: xr.Dataset, dim: str) -> list[str]:
+    """Returns the labels along a dimension."""
+    return [str(v) for v in ds[f"{dim}_name"].values]
+
+
+def config_of(ds: xr.Dataset) -> dict[str, Any]:
+    """Returns the settings that a file was computed with."""
+    return json.loads(ds.attrs["retrograd_config"])
+
+
+def ragged(ds: xr.Dataset, count: str) -> np.ndarray:
+    """Returns offsets, shape (scenario + 1,), of a CF contiguous ragged array from its count variable."""
+    return np.concatenate([[0], np.cumsum(ds[count].values)]).astype(np.int64)
+
+
+def open_results(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Returns one result file with its labels as indexes, so that `ds.sel(scenario="s01")` works.
+
+    - `path`: a netCDF file that Retrograd wrote. Of `model.nc` this is the root group.
+    """
+    ds = xr.load_dataset(path, engine="netcdf4", decode_times=False)
+    swap = {dim: ds[f"{dim}_name"].values for dim in ds.dims if f"{dim}_name" in ds.coords}
+    ds = ds.drop_vars([f"{dim}_name" for dim in swap])
+    return ds.assign_coords({dim: (dim, np.asarray(v, dtype=str)) for dim, v in swap.items()})
+
+
+def concatenate(parts: list[xr.Dataset]) -> xr.Dataset:
+    """Returns chunks of a study joined in order: along `scenario`, and along `step` and `attempt`.
+
+    Variables without any of these dimensions must agree, or the parts are not of one study.
+    """
+    first = parts[0]
+    joined: dict[str, Any] = {}
+    for name, var in first.variables.items():
+        along = [d for d in ("scenario", "step", "attempt") if d in var.dims]
+        pieces = [p.variables[name] for p in parts]
+        if not along:
+            if any(not p.identical(var) for p in pieces[1:]):
+                raise RetrogradError(
+                    f"chunks disagree in {name}: they are not of the same study; delete them and rerun."
+                )
+            joined[str(name)] = var
+        elif name == "scenario":
+            total = sum(p.size for p in pieces)
+            joined["scenario"] = (("scenario",), np.arange(total, dtype=np.int32), var.attrs)
+        else:
+            axis = var.dims.index(along[0])
+            joined[str(name)] = (var.dims, np.concatenate([p.values for p in pieces], axis=axis), var.attrs)
+    ds = xr.Dataset({k: v for k, v in joined.items() if k not in first.coords})
+    ds = ds.assign_coords({k: v for k, v in joined.items() if k in first.coords})
+    return ds.assign_attrs({k: v for k, v in first.attrs.items() if not k.startswith("retrograd_")})

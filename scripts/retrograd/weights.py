@@ -1,0 +1,312 @@
+"""Pretrained weights: from `.eqx` or `.safetensors` into the model's structure, and through `model.nc`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from retrograd import store
+from retrograd.api import Model
+from retrograd.errors import RetrogradError
+from retrograd.plugins import vector_field
+from retrograd.schema import MODEL
+
+SELFTESTS = 8
+
+
+def _is_leaf_array(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, np.ndarray)
+
+
+def array_leaves(model: Any) -> list[tuple[str, Any]]:
+    """Returns (pytree path, array) of every array leaf, in the order of the flattened pytree."""
+    leaves = jax.tree_util.tree_flatten_with_path(model)[0]
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves if _is_leaf_array(leaf)]
+
+
+def weight_leaves(model: Any) -> list[tuple[str, Any]]:
+    """Returns those of `array_leaves` that gradients are taken of: the floating ones."""
+    return [(path, leaf) for path, leaf in array_leaves(model) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
+def n_weights(model: Any) -> int:
+    """Returns the number of weights."""
+    return sum(int(np.size(leaf)) for _, leaf in weight_leaves(model))
+
+
+def flatten(model: Any) -> jax.Array:
+    """Returns the weights, or a gradient of the model's structure, as one array of shape (weight,)."""
+    leaves = [jnp.ravel(leaf) for _, leaf in weight_leaves(model)]
+    return jnp.concatenate(leaves) if leaves else jnp.zeros((0,))
+
+
+def unflatten(model: Model, flat: Any) -> Model:
+    """Returns the model with the weights of `flat`, shape (weight,), in the order of `flatten`."""
+    leaves, structure = jax.tree_util.tree_flatten(model)
+    start, out = 0, []
+    for leaf in leaves:
+        if _is_leaf_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating):
+            size = int(np.size(leaf))
+            out.append(jnp.reshape(flat[start : start + size], leaf.shape).astype(leaf.dtype))
+            start += size
+        else:
+            out.append(leaf)
+    return jax.tree_util.tree_unflatten(structure, out)
+
+
+def load_into(model: Model, path: str | None) -> Model:
+    """Returns the model with the arrays of a `.eqx` or `.safetensors` file; None keeps a network-free model.
+
+    Raises RetrogradError that names every leaf that is missing, left over, or of another shape or type. A narrower
+    float (a network trained in float32) is widened, which is exact; nothing is narrowed.
+    """
+    wanted = array_leaves(model)
+    if path is None:
+        if wanted:
+            raise RetrogradError(
+                f"the model has {len(wanted)} arrays ({wanted[0][0]} first) but `model.weights` is null: "
+                "name the .eqx or .safetensors file that holds them."
+            )
+        return model
+    suffix = Path(path).suffix
+    readers: dict[str, Callable[..., list[Any]]] = {".eqx": _read_eqx, ".safetensors": _read_safetensors}
+    if suffix not in readers:
+        raise RetrogradError(f"{path} ends in {suffix!r}; weights are read from {' or '.join(readers)}.")
+    found = readers[suffix](path, model, wanted)
+    problems, arrays = [], []
+    for (name, leaf), array in zip(wanted, found, strict=True):
+        if array is None:
+            problems.append(f"leaf {name}: missing, wanted {leaf.dtype}{list(leaf.shape)}")
+        elif tuple(array.shape) != tuple(leaf.shape):
+            problems.append(f"leaf {name}: found shape {list(array.shape)}, wanted {list(leaf.shape)}")
+        elif array.dtype != leaf.dtype and not (
+            array.dtype.kind == leaf.dtype.kind == "f" and np.can_cast(array.dtype, leaf.dtype, "safe")
+        ):
+            problems.append(f"leaf {name}: found type {array.dtype}, wanted {leaf.dtype}")
+        elif array.dtype.kind == "f" and not np.all(np.isfinite(array)):
+            problems.append(f"leaf {name}: {int(np.sum(~np.isfinite(array)))} values are not finite")
+        else:
+            arrays.append(jnp.asarray(array, leaf.dtype))
+    if problems:
+        raise RetrogradError(f"{path} does not fit {type(model).__name__}:\n  " + "\n  ".join(problems))
+    return _replace_arrays(model, arrays)
+
+
+def _replace_arrays(model: Model, arrays: list[Any]) -> Model:
+    leaves, structure = jax.tree_util.tree_flatten(model)
+    rest = iter(arrays)
+    return jax.tree_util.tree_unflatten(structure, [next(rest) if _is_leaf_array(v) else v for v in leaves])
+
+
+def _read_eqx(path: str, model: Model, wanted: list[tuple[str, Any]]) -> list[Any]:
+    # The format is one .npy stream a leaf, scalars of Python included, in front of which equinox's own
+    # documentation puts a line of JSON with hyperparameters. It is read here and not by equinox, whose error
+    # for a shape names neither the file nor what is left over.
+    out: list[Any] = []
+    with open(path, "rb") as file:
+        if file.read(1) == b"{":
+            file.readline()
+        else:
+            file.seek(0)
+        for leaf in jax.tree_util.tree_leaves(model):
+            if not (_is_leaf_array(leaf) or isinstance(leaf, (bool, int, float, complex, np.generic))):
+                continue
+            try:
+                array = np.lib.format.read_array(file, allow_pickle=False)
+            except (ValueError, EOFError, OSError) as error:
+                name = wanted[len(out)][0] if len(out) < len(wanted) else "(a number)"
+                raise RetrogradError(
+                    f"{path}: leaf {name} could not be read ({error}). Was it saved with "
+                    "eqx.tree_serialise_leaves from a model of this structure?"
+                ) from error
+            if _is_leaf_array(leaf):
+                out.append(array)
+        if file.read(1):
+            raise RetrogradError(
+                f"{path} holds more arrays than the {len(wanted)} of {type(model).__name__}: "
+                "it was saved from a larger model."
+            )
+    return out
+
+
+def _read_safetensors(path: str, model: Model, wanted: list[tuple[str, Any]]) -> list[Any]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise RetrogradError(f"{path} is not a readable .safetensors file ({error}).") from error
+    by_name = {_dotted(name): array for name, array in tensors.items()}
+    names = [_dotted(name) for name, _ in wanted]
+    if not any(name in by_name for name in names):
+        # A file saved from the network alone lacks the name of the field that holds it.
+        tails = [name.partition(".")[2] for name in names]
+        if len(set(tails)) == len(tails) and any(tail in by_name for tail in tails):
+            names = tails
+    extra = sorted(set(by_name) - set(names))
+    if extra:
+        raise RetrogradError(
+            f"{path} holds arrays that {type(model).__name__} does not have: {', '.join(extra)}; "
+            f"it has: {', '.join(names) or 'none'}."
+        )
+    return [by_name.get(name) for name in names]
+
+
+def _dotted(path: str) -> str:
+    for old, new in (("['", "."), ("']", ""), ("[", "."), ("]", "")):
+        path = path.replace(old, new)
+    return path.lstrip(".")
+
+
+def weights_digest(model: Any) -> str:
+    """Returns a sha256 over paths, types, shapes and values (little-endian) of all array leaves."""
+    digest = hashlib.sha256()
+    for path, leaf in array_leaves(model):
+        array = np.asarray(leaf)
+        digest.update(f"{path} {array.dtype.str[1:]} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"))).tobytes())
+    return digest.hexdigest()
+
+
+def selftest_points(cls: type[Model]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns states (selftest, state) and parameters (selftest, parameter) at which the self-test evaluates f."""
+    rng = np.random.Generator(np.random.PCG64(20240))
+    x = rng.uniform(-1.0, 1.0, (SELFTESTS, len(cls.states)))
+    k = rng.uniform(0.1, 1.0, (SELFTESTS, len(cls.parameters)))
+    return x, k
+
+
+def export(model: Model, provenance: store.Provenance, path: str) -> None:
+    """Writes `model.nc`: weights, structure, self-test vectors."""
+    cls = type(model)
+    x, k = selftest_points(cls)
+    output = _evaluate(model, x, k)
+    root = store.build(
+        MODEL,
+        {"selftest_input": x, "selftest_k": k, "selftest_output": output},
+        {
+            "state": list(cls.states),
+            "parameter": list(cls.parameters),
+            "selftest": [f"selftest{i}" for i in range(SELFTESTS)],
+        },
+    )
+    for name in ("selftest_input", "selftest_k", "selftest_output"):
+        root[name].attrs["units"] = "1"
+        root[name].attrs["comment"] = "numbers in the model's own units, which differ by column"
+    root.attrs.update(
+        n_weights=np.int64(n_weights(model)),
+        weights_sha256=weights_digest(model),
+        model_class=cls.__name__,
+        # Functions print with their address in memory, which differs from run to run.
+        structure=re.sub(r" at 0x[0-9a-f]+", "", eqx.tree_pformat(model, width=100)),
+        states=json.dumps(dict(cls.states)),
+        parameters=json.dumps(dict(cls.parameters)),
+        time_unit=cls.time_unit,
+    )
+    group: dict[str, Any] = {}
+    for i, (leaf_path, leaf) in enumerate(array_leaves(model)):
+        array = np.asarray(leaf)
+        dims = tuple(f"leaf{i}_axis{axis}" for axis in range(array.ndim))
+        if array.dtype == bool:
+            array = array.astype(np.int8)
+        attrs = {
+            "long_name": f"array leaf {leaf_path}",
+            "units": "1",
+            "path": leaf_path,
+            "dtype": str(leaf.dtype),
+        }
+        group[f"leaf{i}"] = (dims, array, attrs)
+    weights = xr.Dataset(group, attrs={"long_name": "array leaves in the order of the flattened pytree"})
+    store.write(
+        xr.DataTree.from_dict({"/": root, "/weights": weights}),
+        path,
+        MODEL,
+        provenance,
+        title_of=cls.__name__,
+    )
+
+
+def _evaluate(model: Model, x: np.ndarray, k: np.ndarray) -> np.ndarray:
+    cls = type(model)
+    formulation = "stable" if "stable" in cls.formulations else next(iter(cls.formulations))
+    field = vector_field(cls, formulation, None)
+    dtype = jnp.zeros(()).dtype
+    try:
+        rates = jax.vmap(lambda x, k: field(model, jnp.zeros((), dtype), x, k))(
+            jnp.asarray(x, dtype), jnp.asarray(k, dtype)
+        )
+    except RetrogradError:
+        raise
+    except Exception as error:
+        raise RetrogradError(
+            f"{cls.__name__}: the vector field could not be evaluated at the self-test's points: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return np.asarray(rates, np.float64)
+
+
+def read_model(path: str, cls: type[Model], structure: Model) -> Model:
+    """Returns the exported model, checked: leaves, shapes, types, digest, and the self-test reproduced.
+
+    In a float32 process the weights are narrowed after the digest was checked, and the self-test is held to
+    float32's accuracy.
+    """
+    try:
+        tree = xr.load_datatree(path, engine="netcdf4", decode_times=False)
+    except Exception as error:
+        raise RetrogradError(
+            f"{path} cannot be read ({error}); rebuild it: `snakemake --cores 1 --forcerun export`."
+        ) from error
+    again = "rebuild it: `snakemake --cores 1 --forcerun export`"
+    if tree.attrs.get("retrograd_schema") != MODEL.tag:
+        raise RetrogradError(
+            f"{path} has schema {tree.attrs.get('retrograd_schema')!r}, wanted {MODEL.tag!r}; {again}."
+        )
+    group = tree["/weights"].to_dataset() if "weights" in tree.children else xr.Dataset()
+    wanted = array_leaves(structure)
+    problems, stored, arrays = [], [], []
+    if len(group.data_vars) != len(wanted):
+        problems.append(f"found {len(group.data_vars)} leaves, wanted {len(wanted)}")
+    for i, (name, leaf) in enumerate(wanted):
+        var = group.get(f"leaf{i}")
+        if var is None or var.attrs.get("path") != name:
+            problems.append(f"leaf {name}: found {None if var is None else var.attrs.get('path')!r}")
+        elif var.shape != tuple(leaf.shape):
+            problems.append(f"leaf {name}: found shape {list(var.shape)}, wanted {list(leaf.shape)}")
+        else:
+            array = var.values.astype(var.attrs["dtype"])
+            if np.dtype(array.dtype).kind != np.dtype(leaf.dtype).kind:
+                problems.append(f"leaf {name}: found type {array.dtype}, wanted {leaf.dtype}")
+            stored.append(array)
+            arrays.append(jnp.asarray(array, leaf.dtype))
+    if problems:
+        raise RetrogradError(f"{path} does not fit {cls.__name__}; {again}:\n  " + "\n  ".join(problems))
+    found = weights_digest(_replace_arrays(structure, stored)) if stored else weights_digest(structure)
+    if found != tree.attrs["weights_sha256"]:
+        raise RetrogradError(f"{path}: weights have sha256 {found}, wanted {tree.attrs['weights_sha256']}; {again}.")
+    model = _replace_arrays(structure, arrays)
+    root = tree.to_dataset()
+    output = _evaluate(model, root["selftest_input"].values, root["selftest_k"].values)
+    expected = root["selftest_output"].values
+    tolerance = 1e-10 if jnp.zeros(()).dtype == jnp.float64 else 1e-4
+    scale = np.max(np.abs(expected), initial=1.0, where=np.isfinite(expected))
+    both_nan = np.isnan(expected) & ~np.isfinite(output)
+    wrong = ~both_nan & ~(np.abs(output - expected) <= tolerance * scale)
+    if np.any(wrong):
+        row, column = np.argwhere(wrong)[0]
+        raise RetrogradError(
+            f"{path}: self-test {row}, state {list(cls.states)[column]}: found {output[row, column]!r}, wanted "
+            f"{expected[row, column]!r}: the plug-in's vector field or the structure changed; {again}."
+        )
+    return model

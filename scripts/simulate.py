@@ -1,0 +1,83 @@
+"""Simulate one chunk of scenarios and record every attempt of the solver (rule dynamics_chunk)."""
+
+from typing import TYPE_CHECKING
+
+from retrograd.job import Progress, job, log, single, stopwatch
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file):
+    import numpy as np
+
+    from retrograd import context, store
+    from retrograd.dynamics import Integrator, rows_at
+    from retrograd.schema import DYNAMICS, DYNAMICS_STATUS
+    from retrograd.starts import initial_states
+
+    options = run.settings
+    cls, model = context.load_model(plugin, class_name, model_file)
+    chunk = context.load_chunk(scenarios, cls, options["start"])
+    states, times = list(cls.states), np.asarray(options["save_times"], float)
+    field = context.field_of(cls, options)
+    if steady_file is None:
+        start = initial_states(cls, model, chunk.k_dynamic, chunk.x0)
+    else:
+        steady = store.read(steady_file, "steady_state")
+        start = np.where((steady["status"].values == 0)[:, None], steady["x"].values, np.nan)
+    integrator = Integrator(field, model, options, options["save_times"], len(states))
+    with stopwatch("compile"):
+        integrator.compile(start.shape[1], chunk.k_dynamic.shape[1])
+    progress = Progress("simulations", len(chunk.ids))
+    with stopwatch("run"):
+        records = integrator.run(start, chunk.k_dynamic, done=progress.advance)
+    status = np.array([r.status for r in records])
+    for code in np.unique(status[status != 0]):
+        names = [name for name, s in zip(chunk.ids, status, strict=True) if s == code]
+        log.warning("%s: %d scenarios: %s", DYNAMICS_STATUS[code], len(names), ", ".join(names[:10]))
+    join = lambda name: np.concatenate([getattr(r, name) for r in records])
+    error = join("error")
+    finite = np.isfinite(error)
+    accepted = np.array([r.num_accepted for r in records])
+    attempts = np.array([len(r.end) for r in records])
+    dataset = store.build(
+        DYNAMICS,
+        {
+            "x": np.stack([rows_at(r, s, times) for r, s in zip(records, start, strict=True)]),
+            "x_start": start,
+            "status": status,
+            "num_accepted": accepted,
+            "num_rejected": attempts - accepted,
+            "step_count": accepted,
+            "step_time": join("step_time"),
+            "step_x": np.concatenate([r.step_x.reshape(-1, len(states)) for r in records]),
+            "attempt_count": attempts,
+            "attempt_start": join("start"),
+            "attempt_end": join("end"),
+            "attempt_accepted": join("accepted"),
+            "attempt_error": np.where(finite, error, np.nan),
+            "attempt_finite": finite,
+        },
+        {"scenario": chunk.ids, "state": states},
+        units=context.units_of(cls),
+        coords={"model_time": (times, cls.time_unit, "model time")},
+    )
+    run.digest("plugin", plugin)
+    run.digest("model", model_file)
+    if steady_file is not None:
+        run.digest("steady_state", steady_file)
+    store.write(dataset, out_file, DYNAMICS, run.provenance())
+
+
+if __name__ == "__main__":
+    with job(snakemake) as run:
+        main(
+            run,
+            snakemake.input["plugin"],
+            snakemake.params["class_name"],
+            snakemake.input["model"],
+            single(snakemake.input.get("steady_state")),
+            snakemake.params["scenarios"],
+            snakemake.output["nc"],
+        )

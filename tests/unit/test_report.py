@@ -1,0 +1,455 @@
+"""The report: what the page says, that it stands alone, and that odd studies get one too."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from retrograd import figures, report, store
+from retrograd.schema import CAUSES, DYNAMICS, GRADIENTS, MODEL, OUTCOMES, STEADY_STATE, SUMMARY, VERDICTS
+
+ROOT = Path(__file__).parents[2]
+NAMES = list(figures.FIGURES)
+VERDICT_OF = {
+    "verified": "verified",
+    "gradient_nonfinite": "nonfinite",
+    "gradient_refuted": "refuted",
+    "inconclusive": "inconclusive",
+}
+CAUSE_OF = {
+    "verified": "none",
+    "forward_failed": "steps_exhausted",
+    "gradient_nonfinite": "nonfinite_gradient",
+    "gradient_refuted": "gradient_differs",
+    "inconclusive": "check_too_coarse",
+    "steady_state_failed": "steady_state_not_found",
+}
+
+
+def variant_settings(precision: str = "float64", steady: bool = True) -> dict[str, Any]:
+    dynamics = {
+        "precision": precision,
+        "formulation": "stable",
+        "guard": None,
+        "solver": "Kvaerno5",
+        "nonlinear": {"method": "newton", "rtol": None, "atol": None},
+        "controller": {"rtol": 1e-6, "atol": 1e-8, "dtmax": None},
+        "segments": None,
+        "max_steps": 64,
+        "save_times": [0.0, 1.0, 2.0],
+        "start": "steady_state" if steady else "initial_state",
+    }
+    stages = {"dynamics": dynamics, "gradients": dynamics | {"steady_state": None, "gradient": {}}}
+    return stages | ({"steady_state": {"steady_state": {"method": "root", "rtol": 1e-10}}} if steady else {})
+
+
+def study(
+    folder: Path,
+    outcomes: dict[str, list[str]],
+    *,
+    ids: list[str] | None = None,
+    wrt: tuple[str, ...] = ("k1@dynamic", "k1@steady", "network[0]"),
+    methods: tuple[str, ...] = ("replay", "checkpoint"),
+    steady: bool = True,
+    name: str = "tiny",
+    states: tuple[str, ...] = ("x0", "x1"),
+    units: tuple[str, ...] = ("1", "1"),
+) -> report.Results:
+    """Writes a study's files with the outcomes asked for, by variant; returns them as the rule loads them."""
+    rng = np.random.default_rng(0)
+    total, n = len(next(iter(outcomes.values()))), len(states)
+    ids = ids or [f"s{i:02d}" for i in range(total)]
+    times = [0.0, 1.0, 2.0]
+    model_time = {"model_time": (times, "s", "model time")}
+    rows: list[dict[str, np.ndarray]] = []
+    for variant, ends in outcomes.items():
+        solved = np.array([e not in ("forward_failed", "steady_state_failed") for e in ends])
+        simulated = np.array([e != "steady_state_failed" for e in ends])
+        counts = np.where(simulated, 4 + np.arange(total) % 5, 0)
+        rejected = np.where(simulated, np.arange(total) % 3, 0)
+        step_time, starts, stops, accepted = [], [], [], []
+        for count, no in zip(counts, rejected, strict=True):
+            edges = np.concatenate([[0.0], np.geomspace(1e-6, 2.0, count)]) if count else np.zeros(1)
+            step_time += list(edges[1:])
+            starts += [*edges[:-1], *([edges[-2]] * no if count else [])]
+            stops += [*edges[1:], *([edges[-1]] * no if count else [])]
+            accepted += [1] * int(count) + [0] * int(no if count else 0)
+        x = np.where(solved[:, None, None], rng.standard_normal((total, 3, n)), np.nan)
+        finite = np.array(accepted, int)
+        ds = store.build(
+            DYNAMICS,
+            {
+                "x": x,
+                "x_start": np.where(simulated[:, None], 1.0, np.nan) * np.ones(n),
+                "status": np.where(solved, 0, np.where(simulated, 1, 4)),
+                "num_accepted": counts,
+                "num_rejected": rejected,
+                "step_count": counts,
+                "step_time": step_time,
+                "step_x": rng.standard_normal((len(step_time), n)),
+                "attempt_count": counts + rejected,
+                "attempt_start": starts,
+                "attempt_end": stops,
+                "attempt_accepted": accepted,
+                "attempt_error": np.where(finite == 1, 0.5, np.nan),
+                "attempt_finite": finite,
+            },
+            {"scenario": ids, "state": list(states)},
+            units={"state": list(units), "time": "s"},
+            coords=model_time,
+        )
+        here = store.Provenance({}, {"plugin": "a" * 64, "scenarios": "b" * 64}, "c" * 64, {"jax": "1", "threads": 1})
+        store.write(ds, folder / variant / "dynamics.nc", DYNAMICS, here)
+        shape = (total, len(methods), len(wrt))
+        fd = np.where(solved[:, None], 1.0 + np.arange(len(wrt)), np.nan)
+        fd[:, 1:2] = np.where(solved[:, None], 0.0, np.nan)
+        codes = np.array([VERDICTS.index(VERDICT_OF.get(e, "skipped")) for e in ends], np.int8)
+        broken = np.array([e == "gradient_nonfinite" for e in ends])
+        off = np.array([1e-3 if e == "gradient_refuted" else 0.0 for e in ends])
+        ad = np.where(broken[:, None, None], np.nan, fd[:, None, :] + off[:, None, None]) * np.ones(shape)
+        width = np.where(solved[:, None, None], 0.03 / 4.0 ** np.arange(8), np.nan) * np.ones((total, len(wrt), 8))
+        ds = store.build(
+            GRADIENTS,
+            {
+                "loss": np.where(solved, 1.0, np.nan),
+                "ad": ad,
+                "ad_error": np.where(solved[:, None, None], 1e-12, np.nan) * np.ones(shape),
+                "fd": fd,
+                "fd_error": np.where(np.isfinite(fd), 1e-9, np.nan),
+                "fd_step": np.where(np.isfinite(fd), 1e-3, np.nan),
+                "fd_sweep_width": width,
+                "fd_sweep": fd[:, :, None] + width**2,
+                "verdict": codes[:, None, None] * np.ones(shape, np.int8),
+                "status": codes[:, None] * np.ones((total, len(methods)), np.int8),
+            },
+            {
+                "scenario": ids,
+                "method": list(methods),
+                "width": [f"width{i}" for i in range(8)],
+                # A dimension without entries has no labels: netCDF has no empty list of texts.
+                **({"wrt": list(wrt)} if wrt else {}),
+            },
+        )
+        store.write(ds, folder / variant / "gradients.nc", GRADIENTS, here)
+        if steady:
+            values = {
+                "x": np.ones((total, n)),
+                "residual_norm": np.full(total, 1e-15),
+                "status": np.where(simulated, 0, 2),
+                "method": np.zeros(total),
+                "iterations": np.full(total, 5),
+                "max_real_eigenvalue": np.full(total, -1.0),
+            }
+            ds = store.build(
+                STEADY_STATE,
+                values,
+                {"scenario": ids, "state": list(states)},
+                units={"state": list(units), "time": "s"},
+            )
+            store.write(ds, folder / variant / "steady_state.nc", STEADY_STATE, here)
+        rows.append(
+            {
+                "outcome": np.array([OUTCOMES.index(e) for e in ends]),
+                "num_accepted": counts,
+                "num_rejected": rejected,
+                "cause": np.array([CAUSES.index(CAUSE_OF[e]) for e in ends]),
+                "cause_time": np.where(solved, np.nan, 0.5),
+                "cause_state": np.where(solved, -1, 0),
+                "cause_term": np.full(total, -1),
+            }
+        )
+    ds = store.build(
+        SUMMARY,
+        {key: np.stack([row[key] for row in rows]) for key in rows[0]},
+        {"variant": list(outcomes), "scenario": ids},
+        units={"time": "s"},
+    )
+    store.write(ds, folder / "summary.nc", SUMMARY, store.Provenance())
+    ds = store.build(
+        MODEL,
+        {"selftest_input": np.zeros((1, n))},
+        {"selftest": ["t0"], "state": list(states), "parameter": ["k1"]},
+    )
+    ds.attrs |= {"n_weights": 0, "model_class": "Tiny", "parameters": json.dumps({"k1": "1"})}
+    store.write(ds, folder / "model.nc", MODEL, store.Provenance())
+    settings = {
+        "study": {
+            "study": name,
+            "model": {"plugin": "/home/someone/models/tiny.py", "class": "Tiny", "weights": None},
+            "scenarios": "/home/someone/tiny.tsv",
+        },
+        # In the order of canonical JSON, as the rule gets it.
+        "resolved": {v: variant_settings(steady=steady) for v in sorted(outcomes)},
+        "gradient_of": dict.fromkeys(outcomes, methods[0]),
+        "stages": [*(["steady_state"] if steady else []), "dynamics", "gradients"],
+    }
+    return report.load(folder, settings, str(folder / "model.nc"), str(folder / "summary.nc"))
+
+
+MIXED = {
+    "recommended": ["verified"] * 7,
+    "naive": [
+        "verified",
+        "forward_failed",
+        "forward_failed",
+        "gradient_nonfinite",
+        "gradient_refuted",
+        "inconclusive",
+        "steady_state_failed",
+    ],
+}
+
+
+def make(results: report.Results, folder: Path, pictures: bool = False) -> str:
+    """Draws the figures, with their PNG files if asked for, writes the page and returns it."""
+    svg, png = ([str(folder / f"{name}.{form}") for name in NAMES] for form in ("svg", "png"))
+    report.make(results, str(folder / "index.html"), svg, png if pictures else [])
+    return (folder / "index.html").read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """What a test wants to know of a page: every tag with its attributes, ids, and text."""
+
+    VOID = ("meta", "link", "input", "br", "path", "use")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[report.Results, str, Path]:
+    folder = tmp_path_factory.mktemp("mixed")
+    results = study(folder, MIXED)
+    return results, make(results, folder / "report", pictures=True), folder / "report"
+
+
+def test_the_verdict_counts_every_outcome_in_one_sentence(mixed: tuple[report.Results, str, Path]) -> None:
+    results, html, _ = mixed
+    told = {v.name: report.verdict(results, v) for v in results.variants}
+    assert told == {
+        "recommended": "7 of 7 gradients verified.",
+        "naive": "1 of 7 gradients verified; 2 forward solves failed, 1 gradient not finite, "
+        "1 gradient refuted by its check, "
+        "1 check inconclusive, 1 steady state not found.",
+    }
+    for sentence in told.values():
+        assert sentence in html
+    assert results.best.name == "recommended"
+    assert [v.name for v in results.variants] == ["recommended", "naive"]
+
+
+def test_the_page_asks_nothing_of_any_network(mixed: tuple[report.Results, str, Path]) -> None:
+    _, html, folder = mixed
+    assert "http:" not in html
+    assert "https:" not in html
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+    for tag, attrs in Page(html).tags:
+        for key in ("src", "href", "xlink:href", "action", "data"):
+            value = attrs.get(key)
+            local = value is None or value.startswith(("#", "data:")) or (folder / value).is_file()
+            assert local, (tag, key, value)
+
+
+def test_the_page_is_well_formed(mixed: tuple[report.Results, str, Path]) -> None:
+    page = Page(mixed[1])
+    assert not page.open
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    targets = {str(attrs["href"])[1:] for _, attrs in page.tags if str(attrs.get("href", "")).startswith("#")}
+    assert targets <= set(ids)
+    assert ("html", {"lang": "en"}) in page.tags
+    assert sum(tag == "h1" for tag, _ in page.tags) == 1
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+
+
+def test_every_figure_is_shown_and_described(mixed: tuple[report.Results, str, Path]) -> None:
+    _, html, folder = mixed
+    pictures = [attrs for tag, attrs in Page(html).tags if tag == "svg"]
+    assert len(pictures) == len(NAMES)
+    for attrs in pictures:
+        assert attrs["role"] == "img"
+        assert len(attrs["aria-label"] or "") > 40
+    assert sum(tag == "figcaption" for tag, _ in Page(html).tags) == len(NAMES)
+    for name in NAMES:
+        png = (folder / f"{name}.png").read_bytes()
+        width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
+        assert width <= 8 * 150
+        assert height <= 5 * 150
+        assert b"Software" not in png
+        assert b"dc:date" not in (folder / f"{name}.svg").read_bytes()
+
+
+def test_a_repeat_gives_the_same_bytes(mixed: tuple[report.Results, str, Path], tmp_path: Path) -> None:
+    again = make(study(tmp_path, MIXED), tmp_path / "report", pictures=True)
+    assert again == mixed[1]
+    for path in sorted(mixed[2].iterdir()):
+        assert (tmp_path / "report" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_page_names_no_folder_of_this_machine(mixed: tuple[report.Results, str, Path]) -> None:
+    _, html, folder = mixed
+    assert "/home/someone" not in html
+    assert str(folder) not in html
+    assert "tiny.tsv" in html
+
+
+def test_causes_come_with_advice_and_with_what_cures_them(mixed: tuple[report.Results, str, Path]) -> None:
+    results, html, _ = mixed
+    words = Page(html).words
+    causes = {f["code"]: f for f in report.failure_table(results)}
+    assert list(causes) == [c for c in CAUSES if c in set(CAUSE_OF.values()) and c != "none"]
+    for cause in causes.values():
+        assert cause["advice"] in words
+    exhausted = causes["steps_exhausted"]["rows"]
+    assert [(r["name"], r["count"], r["examples"]) for r in exhausted] == [("naive", 2, ["s01", "s02"])]
+    assert exhausted[0]["cure"] == {"name": "recommended", "count": 2, "of": 2}
+
+
+def test_every_code_has_words() -> None:
+    assert set(report.CAUSE_WORDS) == set(CAUSES)
+    assert set(report.OUTCOME_MEANING) == set(figures.OUTCOME_STYLE) == set(report._SHORT) == set(OUTCOMES)
+
+
+def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
+    ids = [
+        '<script>alert("1")</script>',
+        "a$b$c & d",
+        "ключ-日本-🧪",
+        "x" * 200,
+        'id="p" onload=go',
+        "]]>",
+        "{{ 7*7 }}",
+    ]
+    results = study(tmp_path, MIXED, ids=ids, wrt=("<b>@dynamic", "k$@steady", "network[0]"), states=("<i>x</i>", "é"))
+    html = make(results, tmp_path / "report")
+    page = Page(html)
+    assert sum(tag == "script" for tag, _ in page.tags) == 1
+    assert not any(tag in ("b", "i") and "x" in attrs for tag, attrs in page.tags)
+    assert not any("onload" in attrs for _, attrs in page.tags)
+    assert "&lt;script&gt;alert(" in html
+    for name in ids:
+        assert " ".join(name.split()) in page.words
+    for name in NAMES:
+        assert b"<script" not in (tmp_path / "report" / f"{name}.svg").read_bytes()
+
+
+@pytest.mark.parametrize("end", [e for e in OUTCOMES if e != "verified"])
+def test_a_study_in_which_all_failed(tmp_path: Path, end: str) -> None:
+    html = make(study(tmp_path, {"naive": [end] * 5, "naive32": [end] * 5}), tmp_path / "report")
+    assert "0 of 5 gradients verified; 5 " in html
+    assert "no variant of this study" in html
+    assert re.search(r"\b(nan|inf)\b", Page(html).words) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steady": False, "wrt": ("k1@dynamic",)},
+        {"wrt": ()},
+        {"methods": ("checkpoint",)},
+        {"states": ("x", "y"), "units": ("mol m-3", "K")},
+        {"states": tuple(f"x{i}" for i in range(9)), "units": ("1",) * 9},
+        {"wrt": tuple(f"k{i}@dynamic" for i in range(40))},
+    ],
+    ids=["initial state", "no derivatives", "one method", "mixed units", "many states", "many parameters"],
+)
+def test_other_shapes_of_study(tmp_path: Path, options: dict[str, Any]) -> None:
+    html = make(study(tmp_path, MIXED, **options), tmp_path / "report")
+    assert ("Steady states" in html) == options.get("steady", True)
+    assert re.search(r"\b(nan|inf)\b", Page(html).words) is None
+
+
+def test_a_single_scenario_under_a_single_variant(tmp_path: Path) -> None:
+    html = make(study(tmp_path, {"mine": ["verified"]}), tmp_path / "report")
+    assert "1 of 1 gradient verified." in html
+    assert "Nothing failed" in html
+
+
+def test_thousands_of_scenarios_are_sampled(tmp_path: Path) -> None:
+    total = 3000
+    ends = ["verified"] * total
+    ends[2999] = "forward_failed"
+    results = study(tmp_path, {"recommended": ends, "naive": ["gradient_nonfinite"] * total})
+    html = make(results, tmp_path / "report")
+    assert "2000 of 3000 are listed" in html
+    assert "The other 1000 stand in" in html
+    rows, left_out = report.scenario_table(results)
+    assert left_out == 1000
+    assert rows[-1]["name"] == "s2999"
+    assert len(html.encode()) < 5_000_000
+
+
+def test_the_config_on_the_page_is_the_study(mixed: tuple[report.Results, str, Path]) -> None:
+    told = yaml.safe_load(report.study_yaml(mixed[0]))
+    assert told == {
+        "study": "tiny",
+        "model": {"plugin": "tiny.py", "class": "Tiny", "weights": None},
+        "scenarios": "tiny.tsv",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *(
+            (0, "0"),
+            (96, "96"),
+            (0.5, "0.50"),
+            (-0.0067, "−0.0067"),
+            (1e-8, "10⁻⁸"),
+            (float("nan"), "–"),
+            (None, "–"),
+        ),
+        *(
+            (3.4e-9, "3.4\u00a0×\u00a010⁻⁹"),
+            (0.99999, "1.0"),
+            (65432.1, "6.5\u00a0×\u00a010⁴"),
+            (1e300, "10³⁰⁰"),
+        ),
+    ],
+)
+def test_numbers_are_written_as_they_are_read(value: float | None, text: str) -> None:
+    assert report.number(value) == text
+
+
+def test_the_rule_draws_the_figures_that_exist() -> None:
+    rule = (ROOT / "workflow/rules/report.smk").read_text()
+    listed = re.findall(r'^    "(\w+)": "\w+",$', rule.partition("}")[0], re.MULTILINE)
+    assert listed == NAMES
+    for name in (*NAMES, "index", "workflow"):
+        assert len((ROOT / f"workflow/report/{name}.rst").read_text()) > 100

@@ -1,0 +1,82 @@
+import re
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+# One line makes the library importable here, and through the main process's path in every script; nothing is installed.
+sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+
+from retrograd.plan import Plan
+from retrograd.study import ConfigError
+
+try:
+    PLAN = Plan(config, Path(workflow.basedir))
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = PLAN.results
+
+
+wildcard_constraints:
+    variant="|".join(map(re.escape, PLAN.variants)),
+    work="[0-9a-f]{16}",
+    chunk=r"\d+",
+
+
+def final_files():
+    strict = [f"{RESULTS}/logs/strict.passed"] if PLAN.study.strict else []
+    return [f"{RESULTS}/summary.nc", f"{RESULTS}/report/index.html", *strict]
+
+
+def chunk_settings(wildcards):
+    """The settings that the numbers of a chunk depend on, as canonical JSON."""
+    return PLAN.works[wildcards.work].settings
+
+
+def chunk_scenarios(wildcards):
+    """The scenarios of a chunk, as canonical JSON: editing one reruns its own chunk only."""
+    return PLAN.chunk(int(wildcards.chunk))
+
+
+def upstream_chunk(stage):
+    """The chunk of an earlier stage that a chunk builds on; none where the study has no such stage."""
+
+    def find(wildcards):
+        work = PLAN.upstream(wildcards.work, stage)
+        return [f"{RESULTS}/chunks/{stage}/{work}/{wildcards.chunk}.nc"] if work else []
+
+    return find
+
+
+def parts(stage):
+    """All chunks of a stage under a variant, in order."""
+
+    def find(wildcards):
+        work = PLAN.work(wildcards.variant, stage)
+        return [f"{RESULTS}/chunks/{stage}/{work}/{i}.nc" for i in range(PLAN.n_chunks)]
+
+    return find
+
+
+def stage_files(variant, stages=PLAN.stages):
+    """The result files of a variant."""
+    return [f"{RESULTS}/{variant}/{stage}.nc" for stage in stages]
+
+
+def earlier(stage):
+    """The result files of the stages before one, which its own file names as inputs."""
+
+    def find(wildcards):
+        return stage_files(wildcards.variant, PLAN.stages[: PLAN.stages.index(stage)])
+
+    return find
+
+
+def gather_settings(stage):
+    """What a result file depends on, as canonical JSON."""
+
+    def find(wildcards):
+        return PLAN.gather_settings(wildcards.variant, stage)
+
+    return find

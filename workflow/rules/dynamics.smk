@@ -1,0 +1,50 @@
+rule dynamics_chunk:
+    input:
+        plugin=ancient(PLAN.study.model.plugin),
+        model=f"{RESULTS}/model.nc",
+        steady_state=upstream_chunk("steady_state"),
+    output:
+        nc=ensure(f"{RESULTS}/chunks/dynamics/{{work}}/{{chunk}}.nc", non_empty=True),
+    log:
+        f"{RESULTS}/logs/dynamics/{{work}}.{{chunk}}.log",
+    conda:
+        "../../envs/retrograd.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    params:
+        settings=chunk_settings,
+        scenarios=chunk_scenarios,
+        class_name=PLAN.study.model.class_,
+        plugin=PLAN.plugin_digest(),
+        code=PLAN.code("dynamics"),
+    script:
+        "../../scripts/simulate.py"
+
+
+rule dynamics:
+    input:
+        parts=parts("dynamics"),
+        earlier=earlier("dynamics"),
+        model=f"{RESULTS}/model.nc",
+        plugin=ancient(PLAN.study.model.plugin),
+        scenarios=ancient(PLAN.study.scenarios),
+    output:
+        nc=ensure(f"{RESULTS}/{{variant}}/dynamics.nc", non_empty=True),
+    log:
+        f"{RESULTS}/logs/dynamics/{{variant}}.log",
+    conda:
+        "../../envs/retrograd.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        stage="dynamics",
+        settings=gather_settings("dynamics"),
+        user_files=[PLAN.plugin_digest(), PLAN.scenarios_digest()],
+        numerics=PLAN.code("dynamics"),
+        code=PLAN.code("gather"),
+    script:
+        "../../scripts/gather.py"

@@ -1,0 +1,87 @@
+# Name of each figure of the report and its category in Snakemake's own report.
+FIGURES = {
+    "outcomes": "Verdicts",
+    "trajectories": "Dynamics",
+    "steps": "Dynamics",
+    "attempts": "Dynamics",
+    "gradient_errors": "Gradients",
+    "difference_sweep": "Gradients",
+}
+
+
+rule summary:
+    input:
+        [stage_files(variant) for variant in PLAN.variants],
+    output:
+        nc=ensure(f"{RESULTS}/summary.nc", non_empty=True),
+    log:
+        f"{RESULTS}/logs/summary.log",
+    conda:
+        "../../envs/retrograd.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=PLAN.summary_settings(),
+        code=PLAN.code("summary"),
+    script:
+        "../../scripts/summarize.py"
+
+
+rule report:
+    input:
+        model=f"{RESULTS}/model.nc",
+        summary=f"{RESULTS}/summary.nc",
+        stages=[stage_files(variant) for variant in PLAN.variants],
+    output:
+        html=report(
+            f"{RESULTS}/report/index.html",
+            caption="../report/index.rst",
+            category="Report",
+            labels={"page": "the whole report"},
+        ),
+        svg=[
+            report(
+                f"{RESULTS}/report/{name}.svg",
+                caption=f"../report/{name}.rst",
+                category=category,
+                labels={"figure": name.replace("_", " ")},
+            )
+            for name, category in FIGURES.items()
+        ],
+        png=[f"{RESULTS}/report/{name}.png" for name in FIGURES],
+    log:
+        f"{RESULTS}/logs/report.log",
+    conda:
+        "../../envs/retrograd.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=10,
+    params:
+        settings=PLAN.report_settings(),
+        code=PLAN.code("report"),
+    script:
+        "../../scripts/plot_report.py"
+
+
+rule strict:
+    input:
+        summary=f"{RESULTS}/summary.nc",
+        report=f"{RESULTS}/report/index.html",
+    output:
+        touch(f"{RESULTS}/logs/strict.passed"),
+    log:
+        f"{RESULTS}/logs/strict.log",
+    conda:
+        "../../envs/retrograd.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    params:
+        settings="{}",
+        code=PLAN.code("strict"),
+    script:
+        "../../scripts/require_verified.py"
