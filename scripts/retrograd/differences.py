@@ -23,11 +23,10 @@ ORDERS = 4
 def widths(scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Returns the sweep, shape (..., width), widest first, for parameters of typical size `scale`, shape (...).
 
-    In float32 the sweep ends at wider steps: its noise is larger by nine digits.
+    In float32 the sweep is shorter, since its noise is larger by nine digits.
     """
-    widest = WIDEST if np.dtype(dtype) == np.float64 else 4 * WIDEST
     ratio = RATIO if np.dtype(dtype) == np.float64 else 2.0
-    return scale[..., None] * widest / ratio ** np.arange(WIDTHS)
+    return scale[..., None] * WIDEST / ratio ** np.arange(WIDTHS)
 
 
 @dataclass

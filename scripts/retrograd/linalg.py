@@ -19,12 +19,12 @@ def solve(a: jax.Array, b: jax.Array) -> jax.Array:
     A singular matrix gives inf or NaN in its own row of the batch only.
     """
     n = a.shape[-1]
-    if n > UNROLL:
-        return jnp.linalg.solve(a, b[..., None])[..., 0]
     system = jnp.concatenate([a, b[..., None]], axis=-1)
     # Scaled rows keep the pivot choice meaningful where rates of e^20 and e^-5 stand in one matrix.
     scale = jnp.max(jnp.abs(a), axis=-1, keepdims=True)
     system = system / jnp.where(scale > 0, scale, 1)
+    if n > UNROLL:
+        return jnp.linalg.solve(system[..., :n], system[..., n:])[..., 0]
     rows = [system[..., i, :] for i in range(n)]
     for c in range(n):
         for r in range(c + 1, n):

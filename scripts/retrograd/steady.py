@@ -202,6 +202,8 @@ class SteadyProblem:
                 if not len(retry):
                     break
                 x, steps, exhausted = self._root_find(finder, model, k, x0, guess[retry], found, retry)
+                if finder is optx.LevenbergMarquardt and np.any(exhausted):
+                    exhausted &= self._still_falls(model, k, x0, x, found, retry)
                 failed = np.where(exhausted, MAX_STEPS, NOT_A_ROOT)
                 self._try(model, k, x0, found, retry, x, steps, failed=failed)
                 open_ = open_[found.status[open_] != CONVERGED]
@@ -270,6 +272,13 @@ class SteadyProblem:
 
         call = eqx.filter_jit(jax.vmap(one, in_axes=(None, 0, 0, 0, 0)))
         return batched(call, model, guess, k[rows], x0[rows], found.conserved_basis[rows])
+
+    def _still_falls(self, model, k, x0, x, found, rows):
+        """Returns where more Levenberg-Marquardt iterations from x lower the residual: elsewhere it is at a minimum."""
+        further, _, _ = self._root_find(optx.LevenbergMarquardt, model, k, x0, x, found, rows)
+        p = found.conserved_basis[rows]
+        before, after = (batched(self._judge, model, at, k[rows], x0[rows], p)[0] for at in (x, further))
+        return after < 0.9 * before
 
     def _max_real(self, model, x, k, conserved):
         """Returns of each row the largest real part of df/dx and what rounding may make of a zero one.

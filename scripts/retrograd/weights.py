@@ -123,7 +123,7 @@ def _read_eqx(path: str, model: Model, wanted: list[tuple[str, Any]]) -> list[An
                 continue
             try:
                 array = np.lib.format.read_array(file, allow_pickle=False)
-            except (ValueError, EOFError, OSError) as error:
+            except Exception as error:  # numpy parses headers with tokenize, whose errors are no ValueError
                 name = wanted[len(out)][0] if len(out) < len(wanted) else "(a number)"
                 raise RetrogradError(
                     f"{path}: leaf {name} could not be read ({error}). Was it saved with "

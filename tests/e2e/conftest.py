@@ -1,0 +1,14 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pipeline
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> Path:
+    """A copy of the repository with the tiny study run in it. Read-only: tests that change it copy it first."""
+    return pipeline.finished(tmp_path_factory)
