@@ -9,3 +9,4 @@ compile() {
 compile pyproject.toml -o envs/requirements.txt
 compile pyproject.toml --extra dev -c envs/requirements.txt -o envs/requirements-dev.txt
 echo "uv>=0.9" | compile - -o envs/uv.txt
+python envs/conda.py

@@ -9,6 +9,7 @@ tests/unit/test_reference.py fails where the file and the code differ.
 from __future__ import annotations
 
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -85,7 +86,17 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Returns a Markdown table."""
     lines = [list(header), *map(list, rows)]
     lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    # Markdown takes <study> for HTML, and a bar for the next cell.
+    return re.sub(r"<(\w+)>", r"&lt;\1&gt;", text).replace("|", "\\|")
+
+
+def prose(text: str) -> str:
+    """Returns a paragraph."""
+    return textwrap.fill(text, 110, break_on_hyphens=False, break_long_words=False) + "\n"
 
 
 # --- config keys ----------------------------------------------------------------------------------
@@ -95,8 +106,9 @@ def allowed(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """Returns what a key may hold, in the words of the message that a wrong value gets."""
     inner, optional = _without_none(annotation)
     extra = tuple(metadata)
+    whole: Any = Annotated[(inner, *extra)] if extra else inner  # pyright: ignore
     try:
-        TypeAdapter(Annotated[(inner, *extra)] if extra else inner).validate_python("")
+        TypeAdapter(whole).validate_python("")
     except ValidationError as error:
         found = error.errors()[0]
     else:
@@ -201,7 +213,7 @@ def built_in_variants() -> str:
             ("setting", *(f"`{n}`" for n in variants)),
             ([f"`{key}`", *(_yaml(v[key]) for v in variants.values())] for key in differ),
         ),
-        "The same in all of them: " + ", ".join(f"`{k}: {_yaml(variants['recommended'][k])}`" for k in shared) + ".\n",
+        prose("The same in all: " + ", ".join(f"`{k}: {_yaml(variants['recommended'][k])}`" for k in shared) + "."),
     ]
     return "\n".join(lines)
 
@@ -229,8 +241,12 @@ def file(kind: str) -> str:
         notes += [var.comment] if var.comment else []
         rows.append([f"`{name}`", ", ".join(f"`{d}`" for d in var.dims), _DTYPES[var.dtype], unit, "; ".join(notes)])
     labels = ", ".join(f"`{dim}_name({dim})`: {words}" for dim, words in found.labels.items())
-    head = f"Schema `{found.tag}`, written by rule `{found.rule}`. {found.summary}.\n\n"
-    return f"{head}{table(('variable', 'dimensions', 'type', 'unit', 'meaning'), rows)}\nLabels: {labels}.\n"
+    blocks = [
+        prose(f"Schema `{found.tag}`, written by rule `{found.rule}`. {found.summary}."),
+        table(("variable", "dimensions", "type", "unit", "meaning"), rows),
+        prose(f"Labels: {labels}."),
+    ]
+    return "\n".join(blocks)
 
 
 def codes(name: str) -> str:

@@ -1,7 +1,7 @@
 """The turnover system with f = p2 - x1 in closed form, at 50 digits.
 
-With u = exp(x0) and v = exp(x1) both equations are linear: v(t) is elementary, u(t) one quadrature. The point of view is
-independent of the project: nothing here uses its code.
+With u = exp(x0) and v = exp(x1) both equations are linear: v(t) is elementary, u(t) one quadrature. Nothing here uses
+the project's code.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def gradient(times, x_start, k):
     """Returns the derivative of `loss` by each parameter, by mpmath's own numerical differentiation at 50 digits."""
     with mp.workdps(50):
         return {
-            name: mp.diff(lambda value, name=name: loss(times, x_start, {**k, name: value}), k[name], h=mp.mpf(10) ** -15)
+            name: mp.diff(
+                lambda value, name=name: loss(times, x_start, {**k, name: value}), k[name], h=mp.mpf(10) ** -15
+            )
             for name in PARAMETERS
         }

@@ -72,9 +72,7 @@ def solve(cls, model, settings, times, x_start, k, formulation="stable"):
 
 def gradient_problem(cls, model, settings, times, steady=None, formulation="stable") -> GradientProblem:
     """Returns the gradient stage of a model."""
-    return GradientProblem(
-        cls, vector_field(cls, formulation, settings["guard"]), model, settings, times, steady
-    )
+    return GradientProblem(cls, vector_field(cls, formulation, settings["guard"]), model, settings, times, steady)
 
 
 def scenarios(records, x_start, k, k_steady=None, conserved=None) -> Scenarios:

@@ -81,7 +81,9 @@ def _noise(h: np.ndarray, plus: np.ndarray, minus: np.ndarray, center: np.ndarra
     even = plus - 2 * center[:, None] + minus
     narrow = slice(h.shape[1] - NOISE_WIDTHS, h.shape[1])
     reference = h.shape[1] - NOISE_WIDTHS - 2
-    curvature = even[:, reference] / h[:, reference] ** 2
+    # Without a value at that width the next one stands in, and then 0, which makes the noise larger.
+    curvature = even[:, reference : reference + 2] / h[:, reference : reference + 2] ** 2
+    curvature = np.nan_to_num(np.where(np.isfinite(curvature[:, 0]), curvature[:, 0], curvature[:, 1]))
     left = np.abs(even[:, narrow] - curvature[:, None] * h[:, narrow] ** 2)
     own = np.max(np.where(np.isfinite(left), left, 0), axis=1)
     values = np.abs(np.concatenate([plus, minus, center[:, None]], axis=1))

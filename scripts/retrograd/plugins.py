@@ -34,7 +34,7 @@ def load_class(path: str, class_name: str) -> type[Model]:
         sys.modules[module_name] = module
         try:
             # Not exec_module: the bytecode that Python keeps is told apart by size and whole seconds only.
-            exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
+            exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), module.__dict__)
         except Exception as error:
             del sys.modules[module_name]
             raise RetrogradError(f"{path} stopped while it was loaded: {type(error).__name__}: {error}.") from error

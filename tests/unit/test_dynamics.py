@@ -40,7 +40,7 @@ def test_the_loop_takes_the_steps_of_diffeqsolve(method):
     @jax.jit
     def reference(x, k):
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, x, args: field(StiffGrid(), t, x, args)),
+            diffrax.ODETerm(lambda t, x, args: field(StiffGrid(), jnp.asarray(t), x, args)),
             make_solver(settings),
             0.0,
             10.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import closed_form
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,6 @@ from problems import (
     solve,
 )
 
-import closed_form
 from retrograd.api import Model
 from retrograd.dynamics import rows_at
 from retrograd.gradients import gradient_table, own_error, verdicts
@@ -116,7 +116,12 @@ def reference_loss(model, times, k_dynamic, k_steady):
     root = scipy.optimize.root(lambda x: np.asarray(rate(x, k_steady)), np.zeros(2), tol=1e-14)
     assert np.max(np.abs(root.fun)) < 1e-12
     solution = scipy.integrate.solve_ivp(
-        lambda t, x: np.asarray(rate(x, k_dynamic)), (0, times[-1]), root.x, method="Radau", rtol=1e-12, atol=1e-13,
+        lambda t, x: np.asarray(rate(x, k_dynamic)),
+        (0, times[-1]),
+        root.x,
+        method="Radau",
+        rtol=1e-12,
+        atol=1e-13,
         t_eval=times,
     )
     return float(model.loss(jnp.asarray(times), jnp.asarray(solution.y.T), as_dict(k_dynamic)))
@@ -140,7 +145,14 @@ def test_the_whole_chain_with_steady_state_and_network_against_scipy():
     settings = options(rtol=1e-9, atol=1e-11, methods=["replay", "checkpoint"])
     problem, recorded = steady_scenarios(model, settings, times, k_dynamic, k_steady)
     table = gradient_table(problem, recorded)
-    assert problem.labels == ["rate@dynamic", "level@dynamic", "rate@steady", "level@steady", "network[0]", "network[1]"]
+    assert problem.labels == [
+        "rate@dynamic",
+        "level@dynamic",
+        "rate@steady",
+        "level@steady",
+        "network[0]",
+        "network[1]",
+    ]
     assert set(words(table["verdict"])) == {"verified"}
     for i in range(2):
         h = 1e-4
@@ -201,7 +213,7 @@ def test_the_replay_gradient_is_the_one_of_jax_through_the_same_steps():
     replayed, _ = problem.replay(recorded)
 
     solver = diffrax.Kvaerno3(root_finder=optx.Newton(rtol=1e-13, atol=1e-13))
-    term = diffrax.ODETerm(lambda t, x, k: field(model, t, x, k))
+    term = diffrax.ODETerm(lambda t, x, k: field(model, jnp.asarray(t), x, k))
 
     def loss(k):
         y, begin = jnp.stack([k[1], jnp.asarray(0.0)]), jnp.asarray(0.0)

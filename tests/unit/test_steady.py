@@ -200,7 +200,9 @@ def test_the_residual_is_evaluated_at_the_returned_point():
     k = grid()[[0, 89]]
     _, found = find(StiffGrid, k)
     field = vector_field(StiffGrid, "stable", None)
-    rates = [field(StiffGrid(), jnp.zeros(()), jnp.asarray(x), jnp.asarray(row)) for x, row in zip(found.x, k, strict=True)]
+    rates = [
+        field(StiffGrid(), jnp.zeros(()), jnp.asarray(x), jnp.asarray(row)) for x, row in zip(found.x, k, strict=True)
+    ]
     np.testing.assert_allclose(found.residual_norm, np.max(np.abs(np.stack(rates)), axis=1), atol=1e-12)
 
 
