@@ -6,7 +6,7 @@ min_version("9.20")
 
 
 # A study given by --configfile stands alone: merged with the default study it would inherit keys that it leaves out.
-if "study" not in config:
+if not {"study", "model", "scenarios", "variants"} & set(config):
 
     configfile: workflow.source_path("config/config.yaml")
 

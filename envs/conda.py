@@ -1,4 +1,4 @@
-"""Writes envs/retrograd.yaml, for `snakemake --sdm conda`, from pyproject.toml and the lock: direct dependencies, pinned."""
+"""Writes envs/retrograd.yaml, for `snakemake --sdm conda`: the direct dependencies, pinned as in the lock."""
 
 from __future__ import annotations
 

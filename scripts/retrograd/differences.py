@@ -15,8 +15,8 @@ import numpy as np
 RATIO = 4.0
 WIDTHS = 6
 WIDEST = 2.0**-6
-# Even parts at the narrowest widths are noise; the quadratic part is taken from the width that stands this much before.
-NOISE_WIDTHS = 3
+# Pairs of neighbouring widths, from the narrow end, whose even parts give the noise.
+NOISE_PAIRS = 2
 ORDERS = 4
 
 
@@ -73,19 +73,20 @@ def _estimate(h: np.ndarray, plus: np.ndarray, minus: np.ndarray, noise: np.ndar
             best = np.where(better, table[:, j, m], best)
             bound = np.where(better, total, bound)
             step = np.where(better, h[:, j], step)
+    # Wide widths can agree by chance on the far side of a kink. The narrowest quotient knows nothing of those.
+    nearest = np.abs(best - quotients[:, -1]) - 2 * noise / h[:, -1]
+    bound = np.where(nearest > bound, nearest, bound)
     bound = np.where(np.isfinite(best), bound, np.nan)
     return Estimate(best, bound, step, quotients)
 
 
 def _noise(h: np.ndarray, plus: np.ndarray, minus: np.ndarray, center: np.ndarray, eps: float) -> np.ndarray:
     even = plus - 2 * center[:, None] + minus
-    narrow = slice(h.shape[1] - NOISE_WIDTHS, h.shape[1])
-    reference = h.shape[1] - NOISE_WIDTHS - 2
-    # Without a value at that width the next one stands in, and then 0, which makes the noise larger.
-    curvature = even[:, reference : reference + 2] / h[:, reference : reference + 2] ** 2
-    curvature = np.nan_to_num(np.where(np.isfinite(curvature[:, 0]), curvature[:, 0], curvature[:, 1]))
-    left = np.abs(even[:, narrow] - curvature[:, None] * h[:, narrow] ** 2)
-    own = np.max(np.where(np.isfinite(left), left, 0), axis=1)
+    # The quadratic part of one width taken off the next. The narrowest pairs only: a kink crosses those last.
+    left = np.abs(even[:, 1:] - even[:, :-1] * (h[:, 1:] / h[:, :-1]) ** 2)
+    known = np.isfinite(left)
+    narrow = known & (np.cumsum(known[:, ::-1], axis=1)[:, ::-1] <= NOISE_PAIRS)
+    own = np.max(np.where(narrow, left, 0), axis=1)
     values = np.abs(np.concatenate([plus, minus, center[:, None]], axis=1))
     size = np.max(np.where(np.isfinite(values), values, 0), axis=1)
     return np.maximum(own, 2 * eps * size)

@@ -188,7 +188,8 @@ class Integrator:
                 # diffrax evaluates the first stage of every lane anew while *any* lane is at its first step, so
                 # that one scenario changes the rounding of its neighbours. Given here, it never does.
                 state = (jnp.zeros((), bool), rate(t0, x, args))
-            status = jnp.where(jnp.isfinite(t1) & jnp.all(jnp.isfinite(x)), -1, NONFINITE)
+            usable = jnp.isfinite(t1) & jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(rate(t0, x, args)))
+            status = jnp.where(usable, -1, NONFINITE)
             zero = jnp.zeros((), jnp.int32)
             return _Lane(t0, t1, x, k, state, controller_state, zero, zero, status.astype(jnp.int32))
 
@@ -208,13 +209,15 @@ class Integrator:
             attempts = lane.attempts + 1
             select = lambda new, old: jax.tree_util.tree_map(lambda a, b: jnp.where(keep, a, b), new, old)
             done = t0 >= stop
-            # A step that does not move time would be accepted for ever.
-            stuck = ~done & ~(t1 > t0)
+            # A step that does not move time would be accepted for ever, and one that shrinks by less than an ulp
+            # rejected for ever.
+            stuck = ~done & (~(t1 > t0) | (~keep & (t1 >= lane.t1)))
+            lost = ~jnp.isfinite(t1) | (stuck & ~jnp.all(jnp.isfinite(x1)))
             status = jnp.where(
                 done,
                 SUCCESSFUL,
                 jnp.where(
-                    ~jnp.isfinite(t1),
+                    lost,
                     NONFINITE,
                     jnp.where(stuck, DT_MIN, jnp.where(attempts >= max_steps, MAX_STEPS, -1)),
                 ),
@@ -346,7 +349,8 @@ def rows_at(record: Record, x_start: np.ndarray, save_times: np.ndarray) -> np.n
     """Returns x at the save times, shape (time, state); NaN where the simulation did not get there."""
     rows = np.full((len(save_times), len(x_start)), np.nan)
     index = save_index(record.step_time, save_times)
-    rows[index[index >= 0]] = record.step_x[index >= 0]
+    if len(index):
+        rows[index[index >= 0]] = record.step_x[index >= 0]
     if save_times[0] == 0 and np.all(np.isfinite(x_start)):
         rows[0] = x_start
     return rows

@@ -252,7 +252,7 @@ class SteadyProblem:
                 status = CONVERGED
             if np.isnan(found.residual_norm[i]) or rank.index(status) < rank.index(int(found.status[i])):
                 found.status[i] = status
-                found.x[i] = candidates[j] if status in (CONVERGED, UNSTABLE, INVALID) else np.nan
+                found.x[i] = candidates[j] if finite else np.nan
                 found.residual_norm[i] = norm[j]
                 found.method[i] = method
                 found.iterations[i] = int(steps[j])

@@ -11,7 +11,7 @@ from problems import ROOT
 
 sys.path.insert(0, str(ROOT / "envs"))
 
-import conda  # noqa: E402  (envs/ is no package)
+import conda
 
 LOCKS = ["requirements.txt", "requirements-dev.txt", "uv.txt"]
 

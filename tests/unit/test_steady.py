@@ -156,7 +156,8 @@ def test_the_derivative_with_a_conserved_total(cls):
 def test_no_root_is_said_to_be_none():
     _, found = find(NoRoot, [[1.0]])
     assert words(found) == ["not_a_root"]
-    assert np.isnan(found.x).all()
+    # The point where the search ended stays, for who wants to know why.
+    assert found.residual_norm[0] >= 1.0
 
 
 def test_several_roots_the_stable_one_is_taken():

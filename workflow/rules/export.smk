@@ -17,8 +17,9 @@ rule export:
         mem_mb=2000,
         runtime=10,
     params:
+        script="export_model.py",
         settings=PLAN.export_settings(),
         user_files=[PLAN.plugin_digest(), PLAN.weights_digest()],
         code=PLAN.code("export"),
     script:
-        "../../scripts/export_model.py"
+        "../../scripts/{params.script}"

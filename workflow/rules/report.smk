@@ -23,10 +23,11 @@ rule summary:
         mem_mb=2000,
         runtime=10,
     params:
+        script="summarize.py",
         settings=PLAN.summary_settings(),
         code=PLAN.code("summary"),
     script:
-        "../../scripts/summarize.py"
+        "../../scripts/{params.script}"
 
 
 rule report:
@@ -60,10 +61,11 @@ rule report:
         mem_mb=3000,
         runtime=10,
     params:
+        script="plot_report.py",
         settings=PLAN.report_settings(),
         code=PLAN.code("report"),
     script:
-        "../../scripts/plot_report.py"
+        "../../scripts/{params.script}"
 
 
 rule strict:
@@ -81,7 +83,8 @@ rule strict:
         mem_mb=1000,
         runtime=5,
     params:
+        script="require_verified.py",
         settings="{}",
         code=PLAN.code("strict"),
     script:
-        "../../scripts/require_verified.py"
+        "../../scripts/{params.script}"
