@@ -752,7 +752,6 @@ def test_rates_that_are_not_finite_at_the_selftests(tmp_path: Path):
     assert "self-test" in model_refusal(path, other)
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the self-test's tolerance is scaled by the fastest state's rate")
 def test_a_changed_slow_rate_beside_a_fast_one_is_found(tmp_path: Path):
     text = FREE.replace('{"a": "1"}', '{"slow": "1", "fast": "1"}')
     text = text.replace('-k["k1"] * x', '-k["k1"] * jnp.array([1.0, 1e12]) * x').replace(

@@ -17,9 +17,6 @@ except ConfigError as error:
 
 RESULTS = PLAN.results
 
-# Scripts are named by a parameter, so that Snakemake has no file whose date it could compare, and `code`, the digest of
-# the script and of all that it imports, decides whether it runs again.
-
 
 wildcard_constraints:
     variant="|".join(map(re.escape, PLAN.variants)),

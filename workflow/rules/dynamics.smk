@@ -14,14 +14,13 @@ rule dynamics_chunk:
         mem_mb=3000,
         runtime=60,
     params:
-        script="simulate.py",
         settings=chunk_settings,
         scenarios=chunk_scenarios,
         class_name=PLAN.study.model.class_,
         plugin=PLAN.plugin_digest(),
         code=PLAN.code("dynamics"),
     script:
-        "../../scripts/{params.script}"
+        PLAN.script("dynamics")
 
 
 rule dynamics:
@@ -42,11 +41,10 @@ rule dynamics:
         mem_mb=2000,
         runtime=10,
     params:
-        script="gather.py",
         stage="dynamics",
         settings=gather_settings("dynamics"),
         user_files=[PLAN.plugin_digest(), PLAN.scenarios_digest()],
         numerics=PLAN.code("dynamics"),
         code=PLAN.code("gather"),
     script:
-        "../../scripts/{params.script}"
+        PLAN.script("gather")

@@ -17,9 +17,8 @@ rule export:
         mem_mb=2000,
         runtime=10,
     params:
-        script="export_model.py",
         settings=PLAN.export_settings(),
         user_files=[PLAN.plugin_digest(), PLAN.weights_digest()],
         code=PLAN.code("export"),
     script:
-        "../../scripts/{params.script}"
+        PLAN.script("export")

@@ -15,14 +15,13 @@ rule gradients_chunk:
         mem_mb=3000,
         runtime=60,
     params:
-        script="check_gradients.py",
         settings=chunk_settings,
         scenarios=chunk_scenarios,
         class_name=PLAN.study.model.class_,
         plugin=PLAN.plugin_digest(),
         code=PLAN.code("gradients"),
     script:
-        "../../scripts/{params.script}"
+        PLAN.script("gradients")
 
 
 rule gradients:
@@ -43,11 +42,10 @@ rule gradients:
         mem_mb=2000,
         runtime=10,
     params:
-        script="gather.py",
         stage="gradients",
         settings=gather_settings("gradients"),
         user_files=[PLAN.plugin_digest(), PLAN.scenarios_digest()],
         numerics=PLAN.code("gradients"),
         code=PLAN.code("gather"),
     script:
-        "../../scripts/{params.script}"
+        PLAN.script("gather")

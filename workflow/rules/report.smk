@@ -23,11 +23,10 @@ rule summary:
         mem_mb=2000,
         runtime=10,
     params:
-        script="summarize.py",
         settings=PLAN.summary_settings(),
         code=PLAN.code("summary"),
     script:
-        "../../scripts/{params.script}"
+        PLAN.script("summary")
 
 
 rule report:
@@ -61,11 +60,10 @@ rule report:
         mem_mb=3000,
         runtime=10,
     params:
-        script="plot_report.py",
         settings=PLAN.report_settings(),
         code=PLAN.code("report"),
     script:
-        "../../scripts/{params.script}"
+        PLAN.script("report")
 
 
 rule strict:
@@ -83,8 +81,7 @@ rule strict:
         mem_mb=1000,
         runtime=5,
     params:
-        script="require_verified.py",
         settings="{}",
         code=PLAN.code("strict"),
     script:
-        "../../scripts/{params.script}"
+        PLAN.script("strict")

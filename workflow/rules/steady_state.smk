@@ -15,14 +15,13 @@ rule steady_state_chunk:
         mem_mb=3000,
         runtime=20,
     params:
-        script="find_steady_state.py",
         settings=chunk_settings,
         scenarios=chunk_scenarios,
         class_name=PLAN.study.model.class_,
         plugin=PLAN.plugin_digest(),
         code=PLAN.code("steady_state"),
     script:
-        "../../scripts/{params.script}"
+        PLAN.script("steady_state")
 
 
 rule steady_state:
@@ -43,11 +42,10 @@ rule steady_state:
         mem_mb=2000,
         runtime=10,
     params:
-        script="gather.py",
         stage="steady_state",
         settings=gather_settings("steady_state"),
         user_files=[PLAN.plugin_digest(), PLAN.scenarios_digest()],
         numerics=PLAN.code("steady_state"),
         code=PLAN.code("gather"),
     script:
-        "../../scripts/{params.script}"
+        PLAN.script("gather")
