@@ -35,10 +35,10 @@ BLOCK = re.compile(r"(<!-- generated: ([a-z_ ]+) -->\n).*?(<!-- end -->)", re.DO
 CODES: dict[str, dict[str, str]] = {
     "steady_state_status": {
         "converged": "a stable root within the tolerance, which keeps the conserved quantities of its guess",
-        "max_steps_reached": "iterations, or attempts of the integration, ran out; x is NaN",
+        "max_steps_reached": "iterations, or attempts of the integration, ran out; x is where they did, or NaN",
         "nonfinite": "the search met values that are not finite and nothing better; x is NaN",
         "unstable": "a root with an eigenvalue of positive real part, and no stable one was reached; x is that root",
-        "not_a_root": "the search ended where the residual is larger than the tolerance explains; x is NaN",
+        "not_a_root": "the search ended at x, where the residual is larger than the tolerance explains",
         "invalid": "guess or parameters are not finite (x is NaN); or x is a root whose Jacobian is singular, "
         "or that does not keep the conserved quantities",
     },
@@ -49,8 +49,8 @@ CODES: dict[str, dict[str, str]] = {
     "dynamics_status": {
         "successful": "the last save time was reached",
         "max_steps_reached": "the attempts ran out; rows at later save times are NaN",
-        "dt_min_reached": "the next step would not move time in floating point",
-        "nonfinite": "the next step has no finite length, since rates were not finite",
+        "dt_min_reached": "the next step would not move time in floating point, or a rejected one shrinks no further",
+        "nonfinite": "rates were not finite at the start, or states where steps shrank to nothing",
         "skipped": "no finite start: no steady state was found, or initial_state is not finite",
     },
     "verdict": {

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import retrograd
 from retrograd.errors import RetrogradError
 from retrograd.provenance import environment, file_digest
 from retrograd.store import Provenance
@@ -53,15 +54,13 @@ def job(snakemake: Any) -> Iterator[Job]:
     settings = json.loads(snakemake.params.settings)
     precision = settings.get("precision")
     _log_to(snakemake.log[0] if snakemake.log else None)
-    _one_place_for_packages()
-    prepare_jax(precision or "float64", snakemake.threads)
     started = time.perf_counter()
     wildcards = " ".join(f"{k}={v}" for k, v in snakemake.wildcards.items())
     log.info("%s %s: start", snakemake.rule, wildcards)
-    import retrograd
-
-    log.debug("package retrograd from %s", retrograd.__file__)
     try:
+        _one_place_for_packages()
+        prepare_jax(precision or "float64", snakemake.threads)
+        log.debug("package retrograd from %s", retrograd.__file__)
         yield Job(snakemake.rule, settings, snakemake.params.code, precision, snakemake.threads)
     except RetrogradError as error:
         # The traceback would hide the sentence that says what to do.

@@ -118,7 +118,7 @@ def _read_eqx(path: str, model: Model, wanted: list[tuple[str, Any]]) -> list[An
             file.readline()
         else:
             file.seek(0)
-        for leaf in jax.tree_util.tree_leaves(model):
+        for leaf_path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]:
             if not (_is_leaf_array(leaf) or isinstance(leaf, (bool, int, float, complex, np.generic))):
                 continue
             try:
@@ -131,6 +131,12 @@ def _read_eqx(path: str, model: Model, wanted: list[tuple[str, Any]]) -> list[An
                 ) from error
             if _is_leaf_array(leaf):
                 out.append(array)
+            elif not np.array_equal(array, leaf):
+                # A number that is no array stays as `build` sets it: another one is another network.
+                name = jax.tree_util.keystr(leaf_path)
+                raise RetrogradError(
+                    f"{path}: number {name}: found {array!r}, wanted {leaf!r} as {type(model).__name__}.build sets it."
+                )
         if file.read(1):
             raise RetrogradError(
                 f"{path} holds more arrays than the {len(wanted)} of {type(model).__name__}: "

@@ -95,7 +95,7 @@ def test_the_bound_holds(name: str, capsys: pytest.CaptureFixture[str]):
             end="",
         )
     assert held >= 0.99
-    # Without noise the extrapolated value is far better than the last correction, which is the bound.
+    assert loose <= 1000
     assert relative < 1e-8
 
 
@@ -135,8 +135,8 @@ def test_missing_values(gone: list[int], within: bool):
     drawn.minus[:, gone] = np.nan
     found = drawn.estimate()
     held, _, _ = judge(found, drawn.true)
-    # Hidden noise is measured at the narrow widths: one of them alone can be small by accident, and none tells nothing.
-    assert held >= {(3, 4, 5): 0.0, (4, 5): 0.98}.get(tuple(gone), 0.99) if within else held >= 0.99
+    print(f"{gone=}, {within=}: held in {held:.2%}")
+    assert held >= 0.99
     assert np.all(np.isnan(found.quotients[:, gone]))
     assert not np.any(np.isin(found.step, drawn.h[:, gone]))
 

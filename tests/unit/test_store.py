@@ -145,7 +145,7 @@ def datasets(draw: st.DrawFn, kind: str) -> xr.Dataset:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_round_trip(kind: str, data: st.DataObject, tmp_path: Path):
     wanted = data.draw(datasets(kind))
@@ -573,7 +573,7 @@ CHANGES += [drop_variable, drop_row]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_the_digest_changes_iff_the_content_does(change: Any, data: st.DataObject):
     kind = data.draw(st.sampled_from(KINDS))

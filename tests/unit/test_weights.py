@@ -471,7 +471,6 @@ def test_a_bare_pickle_is_never_loaded(net: Model, tmp_path: Path):
     assert not target.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a number of Python's in the .eqx file is read and dropped without a word")
 def test_a_number_that_differs_from_the_structures(odd: Model, tmp_path: Path):
     """`gain` is no array and stays as the structure has it: with another value the network is not the trained one."""
     path = as_eqx(eqx.tree_at(lambda m: m.gain, trained(odd), 3.0), tmp_path / "w.eqx")
