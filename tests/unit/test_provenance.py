@@ -104,7 +104,8 @@ def found_by_python(script: Path) -> set[Path]:
     """Returns a script and the modules of the package that the standard library's finder sees in its bytecode."""
     finder = ModuleFinder(path=[str(script.parent)])
     finder.run_script(str(script))
-    return {Path(m.__file__).resolve() for m in finder.modules.values() if m.__file__}
+    files = [getattr(module, "__file__", None) for module in finder.modules.values()]
+    return {Path(file).resolve() for file in files if file}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)

@@ -742,9 +742,9 @@ def chunk(ds: xr.Dataset, start: int, stop: int) -> xr.Dataset:
             offsets = store.ragged(ds, f"{dim}_count")
             cut[dim] = slice(int(offsets[start]), int(offsets[stop]))
     part = ds.isel(cut)
-    names = {d: store.labels(part, d) for d in part.dims if f"{d}_name" in part.coords}
+    names = {d: store.labels(part, d) for d in map(str, part.dims) if f"{d}_name" in part.coords}
     coords = {"model_time": (ds["model_time"].values, MIXED["time"], "model time")} if "model_time" in ds else None
-    return build(schema, {n: part[n].values for n in part.data_vars}, names, units=MIXED, coords=coords)
+    return build(schema, {str(n): part[n].values for n in part.data_vars}, names, units=MIXED, coords=coords)
 
 
 @pytest.mark.parametrize("kind", CHUNKED)
