@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from retrograd.job import Progress, job, log, single, stopwatch
+from retrograd.job import Progress, Stopwatch, job, log, single
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -12,27 +12,22 @@ def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenar
     import numpy as np
 
     from retrograd import context, store
-    from retrograd.gradients import GradientProblem, gradient_table, load_recorded
+    from retrograd.gradients import load_recorded
     from retrograd.schema import GRADIENTS, VERDICTS
-    from retrograd.steady import SteadyProblem
+    from retrograd.stages import form_gradients, gradient_problem
 
     options = run.settings
     cls, model = context.load_model(plugin, class_name, model_file)
     chunk = context.load_chunk(scenarios, cls, options["start"])
-    field = context.field_of(cls, options)
     steady = steady_file and store.read(steady_file, "steady_state")
-    problem = GradientProblem(
-        cls,
-        field,
-        model,
-        options,
-        options["save_times"],
-        SteadyProblem(cls, field, options["steady_state"]) if steady_file else None,
-    )
-    recorded = load_recorded(store.read(dynamics_file, "dynamics"), steady, chunk)
+    dynamics = store.read(dynamics_file, "dynamics")
+    recorded = load_recorded(dynamics, steady, chunk)
+    rungs = (steady["rung"].values if steady else np.zeros(len(chunk.ids), int), dynamics["rung"].values)
+    problem = gradient_problem(cls, model, options)
     progress = Progress("finite differences", len(problem.labels), "derivatives")
-    with stopwatch("gradients and their check, compilation included"):
-        table = gradient_table(problem, recorded, progress.advance)
+    watch = Stopwatch()
+    table = form_gradients(cls, model, options, problem, recorded, rungs, progress.advance)
+    watch.lap("gradients and their check, compilation included")
     for m, method in enumerate(problem.methods):
         counts = np.bincount(table["status"][:, m], minlength=len(VERDICTS))
         told = ", ".join(f"{c} {v}" for c, v in zip(counts, VERDICTS, strict=True) if c)
@@ -44,8 +39,11 @@ def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenar
             "scenario": chunk.ids,
             "method": problem.methods,
             "wrt": problem.labels,
+            "state": list(cls.states),
             "width": [f"width{i}" for i in range(table["fd_sweep"].shape[2])],
         },
+        units=context.units_of(cls),
+        coords={"model_time": (np.asarray(options["save_times"], float), cls.time_unit, "model time")},
     )
     run.digest("plugin", plugin)
     run.digest("model", model_file)

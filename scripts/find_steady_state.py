@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from retrograd.job import Progress, job, log
+from retrograd.job import Progress, job, log, tell_rescue
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -11,26 +11,25 @@ if TYPE_CHECKING:
 def main(run, plugin, class_name, model_file, scenarios, out_file):
     import dataclasses
 
-    import numpy as np
-
     from retrograd import context, store
     from retrograd.schema import STEADY_STATE, STEADY_STATUS
-    from retrograd.steady import SteadyProblem
+    from retrograd.stages import chunk_summary, find_steady_states, rung_names
 
+    options = run.settings
     cls, model = context.load_model(plugin, class_name, model_file)
     chunk = context.load_chunk(scenarios, cls, "steady_state")
-    problem = SteadyProblem(cls, context.field_of(cls, run.settings), run.settings["steady_state"])
     progress = Progress("steady states", len(chunk.ids))
-    found = problem.find(model, chunk.k_steady, chunk.x0, progress.advance)
-    for code in np.unique(found.status[found.status != 0]):
-        names = [name for name, status in zip(chunk.ids, found.status, strict=True) if status == code]
-        log.warning("%s: %d scenarios: %s", STEADY_STATUS[code], len(names), ", ".join(names[:10]))
+    found, rung = find_steady_states(cls, model, options, chunk.k_steady, chunk.x0, tell_rescue)
+    progress.advance(len(chunk.ids))
+    for line in chunk_summary(found.status, STEADY_STATUS, chunk):
+        log.warning(line)
     states = list(cls.states)
     dataset = store.build(
         STEADY_STATE,
-        dataclasses.asdict(found),
+        dataclasses.asdict(found) | {"rung": rung, "rung_name": [rung_names(options)[i] for i in rung]},
         {"scenario": chunk.ids, "state": states, "state_2": states},
         units=context.units_of(cls),
+        flags={"rung": rung_names(options)},
     )
     run.digest("plugin", plugin)
     run.digest("model", model_file)

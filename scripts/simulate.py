@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from retrograd.job import Progress, job, log, single, stopwatch
+from retrograd.job import Progress, Stopwatch, job, log, single, tell_rescue
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -12,30 +12,28 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file):
     import numpy as np
 
     from retrograd import context, store
-    from retrograd.dynamics import Integrator, rows_at
+    from retrograd.dynamics import rows_at
     from retrograd.schema import DYNAMICS, DYNAMICS_STATUS
+    from retrograd.stages import chunk_summary, rung_names, simulate
     from retrograd.starts import initial_states
 
     options = run.settings
     cls, model = context.load_model(plugin, class_name, model_file)
     chunk = context.load_chunk(scenarios, cls, options["start"])
     states, times = list(cls.states), np.asarray(options["save_times"], float)
-    field = context.field_of(cls, options)
     if steady_file is None:
         start = initial_states(cls, model, chunk.k_dynamic, chunk.x0)
     else:
         steady = store.read(steady_file, "steady_state")
         start = np.where((steady["status"].values == 0)[:, None], steady["x"].values, np.nan)
-    integrator = Integrator(field, model, options, options["save_times"], len(states))
-    with stopwatch("compile"):
-        integrator.compile(start.shape[1], chunk.k_dynamic.shape[1])
     progress = Progress("simulations", len(chunk.ids))
-    with stopwatch("run"):
-        records = integrator.run(start, chunk.k_dynamic, done=progress.advance)
+    watch = Stopwatch()
+    compiled = lambda: watch.lap("compile")
+    records, rung = simulate(cls, model, options, start, chunk.k_dynamic, tell_rescue, progress.advance, compiled)
+    watch.lap("run")
     status = np.array([r.status for r in records])
-    for code in np.unique(status[status != 0]):
-        names = [name for name, s in zip(chunk.ids, status, strict=True) if s == code]
-        log.warning("%s: %d scenarios: %s", DYNAMICS_STATUS[code], len(names), ", ".join(names[:10]))
+    for line in chunk_summary(status, DYNAMICS_STATUS, chunk):
+        log.warning(line)
     join = lambda name: np.concatenate([getattr(r, name) for r in records])
     error = join("error")
     finite = np.isfinite(error)
@@ -47,6 +45,8 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file):
             "x": np.stack([rows_at(r, s, times) for r, s in zip(records, start, strict=True)]),
             "x_start": start,
             "status": status,
+            "rung": rung,
+            "rung_name": [rung_names(options)[i] for i in rung],
             "num_accepted": accepted,
             "num_rejected": attempts - accepted,
             "step_count": accepted,
@@ -62,6 +62,7 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file):
         {"scenario": chunk.ids, "state": states},
         units=context.units_of(cls),
         coords={"model_time": (times, cls.time_unit, "model time")},
+        flags={"rung": rung_names(options)},
     )
     run.digest("plugin", plugin)
     run.digest("model", model_file)

@@ -21,6 +21,7 @@ import optimistix as optx
 from retrograd.api import Model
 from retrograd.batches import LANES, float_type
 from retrograd.plugins import Field
+from retrograd.runge_kutta import RungeKutta
 from retrograd.schema import DYNAMICS_STATUS
 
 # Attempts between two looks from the host: long enough to hide the dispatch, short enough to refill lanes soon.
@@ -31,6 +32,10 @@ BLOCK = 64
 FIRST_STEP = 0.01
 
 SUCCESSFUL, MAX_STEPS, DT_MIN, NONFINITE, SKIPPED = range(len(DYNAMICS_STATUS))
+
+
+# Iterations on a stage; a step that needs more is better made shorter.
+NEWTON_STEPS = 10
 
 
 class SegmentedController(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
@@ -79,6 +84,11 @@ def make_solver(options: Mapping[str, Any]) -> Any:
     atol = controller["atol"] if nonlinear["atol"] is None else nonlinear["atol"]
     kind = {"newton": optx.Newton, "chord": diffrax.VeryChord}[nonlinear["method"]]
     return cls(root_finder=kind(rtol=rtol, atol=atol, norm=optx.rms_norm))
+
+
+def uses_own_step(options: Mapping[str, Any]) -> bool:
+    """Returns whether a variant's steps are ours (`runge_kutta.py`) and not diffrax's."""
+    return getattr(diffrax, options["solver"]).tableau.implicit and options["nonlinear"]["method"] == "newton"
 
 
 def make_controller(options: Mapping[str, Any], step_ends: np.ndarray) -> Any:
@@ -159,11 +169,13 @@ class Integrator:
         self.dtype = float_type()
         times = np.asarray(save_times, self.dtype)
         self.stop = times[-1]
+        rtol, atol = options["controller"]["rtol"], options["controller"]["atol"]
+        own = uses_own_step(options)
         solver = make_solver(options)
+        step = RungeKutta(field, options["solver"], atol, n, self.dtype, NEWTON_STEPS) if own else None
         controller = make_controller(options, times[times > 0])
         dt0 = options["controller"]["dt0"]
         max_steps = options["max_steps"]
-        rtol, atol = options["controller"]["rtol"], options["controller"]["atol"]
         stop = jnp.asarray(self.stop)
         # Within a hundred ulp of the end a step is stretched to it: diffrax's rule, kept so that both loops agree.
         near = self.stop
@@ -183,20 +195,27 @@ class Integrator:
             first = jnp.asarray(FIRST_STEP if dt0 is None else dt0, self.dtype)
             t1, controller_state = controller.init(term, t0, stop, x, first, args, solver.func, order)
             t1 = jnp.minimum(t1, stop)
+            first_rate = rate(t0, x, args)
             state = solver.init(term, t0, t1, x, args)
-            if state is not None:
+            if own:
+                state = first_rate
+            elif state is not None:
                 # diffrax evaluates the first stage of every lane anew while *any* lane is at its first step, so
                 # that one scenario changes the rounding of its neighbours. Given here, it never does.
-                state = (jnp.zeros((), bool), rate(t0, x, args))
-            usable = jnp.isfinite(t1) & jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(rate(t0, x, args)))
+                state = (jnp.zeros((), bool), first_rate)
+            usable = jnp.isfinite(t1) & jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(first_rate))
             status = jnp.where(usable, -1, NONFINITE)
             zero = jnp.zeros((), jnp.int32)
             return _Lane(t0, t1, x, k, state, controller_state, zero, zero, status.astype(jnp.int32))
 
         def attempt(model, lane):
-            x1, error, _, solver_state, _ = solver.step(
-                term, lane.t0, lane.t1, lane.x, (model, lane.k), lane.solver_state, False
-            )
+            if step is None:
+                x1, error, _, solver_state, _ = solver.step(
+                    term, lane.t0, lane.t1, lane.x, (model, lane.k), lane.solver_state, False
+                )
+            else:
+                taken = step(model, lane.t0, lane.t1, lane.x, lane.solver_state, lane.k)
+                x1, error, solver_state = taken.x, taken.error, taken.rate
             error = jnp.where(jnp.isnan(error), jnp.inf, error)
             keep, t0, t1, _, controller_state, _ = controller.adapt_step_size(
                 lane.t0, lane.t1, lane.x, x1, (model, lane.k), error, order, lane.controller_state
@@ -265,6 +284,8 @@ class Integrator:
             return jax.tree_util.tree_map(pick, new, lanes)
 
         self._model = model
+        # Of one lane, for whoever wants to look at single attempts.
+        self.start, self.attempt, self.step = start, attempt, step
         self._start = eqx.filter_jit(lambda model, x, k: jax.vmap(lambda x, k: start(model, x, k))(x, k))
         self._refill = eqx.filter_jit(refill)
         self._block = eqx.filter_jit(block)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, cast
 
@@ -17,11 +17,11 @@ import xarray as xr
 from retrograd.api import Model
 from retrograd.batches import batched, float_type
 from retrograd.context import Chunk
-from retrograd.differences import WIDTHS, estimate, widths
+from retrograd.differences import WIDTHS, Samples, estimate, widths
 from retrograd.dynamics import FIRST_STEP, make_controller, make_solver, save_index
 from retrograd.plugins import Field, member
 from retrograd.replay import Replayer
-from retrograd.schema import VERDICTS
+from retrograd.schema import REASONS, VERDICTS
 from retrograd.starts import InitialState
 from retrograd.steady import SteadyProblem
 from retrograd.store import ragged
@@ -37,6 +37,11 @@ RESOLUTION = 1e-2
 # Share of the inner tolerance by which stages solved to it move a derivative: on the stiff grid at most 1.2e-3.
 INNER_SHARE = 1e-2
 
+# Bound on the error over the difference to steps half as long: 2 for a method of first order, 1.03 for one of fifth.
+REFINED = 2.0
+# Share of a scenario's largest difference that each of its derivatives, and each of its states over time, is given.
+BESIDE = 0.05
+
 
 @dataclass
 class Scenarios:
@@ -50,6 +55,10 @@ class Scenarios:
     step_x: list[np.ndarray]
     ok: np.ndarray
     conserved: np.ndarray | None  # (scenario, state, state), None with `start: initial_state`
+
+    def only(self, rows: np.ndarray) -> Scenarios:
+        """Returns all scenarios, with `ok` left to those of a mask."""
+        return replace(self, ok=self.ok & rows)
 
     def take(self, rows: np.ndarray) -> Scenarios:
         """Returns some of the scenarios."""
@@ -153,7 +162,8 @@ class GradientProblem:
     def replay(self, data: Scenarios) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         """Returns loss, deviation and gradients by the discrete adjoint, and the stages for the check.
 
-        Keys: `loss`, `deviation` (scenario,), `dynamic`, `steady` (scenario, parameter), `network` (scenario, weight).
+        Keys: `loss`, `deviation` (scenario,), `rows` (scenario, time, state), `dynamic`, `steady` (scenario,
+        parameter), `network` (scenario, weight).
         """
         ends, stages = self.replayer.forward(self.model, data.x_start, data.k_dynamic, data.steps)
         c = self.options["controller"]
@@ -173,8 +183,114 @@ class GradientProblem:
         if self.times[0] == 0:
             gx = gx + lx[:, 0]
         dynamic, steady, network = self._from_start(data, gx, gk + lk, gw + lw)
-        out = {"loss": loss, "deviation": deviation, "dynamic": dynamic, "steady": steady, "network": network}
+        out = {
+            "loss": loss,
+            "rows": rows,
+            "deviation": deviation,
+            "dynamic": dynamic,
+            "steady": steady,
+            "network": network,
+        }
         return out, stages
+
+    def tangents(self, data: Scenarios, stages: list[np.ndarray], x: np.ndarray) -> np.ndarray:
+        """Returns the derivatives by the tangent on the recorded steps (method `forward`), shape (scenario, wrt).
+
+        - `stages`, `x`: as `replay` returned them, the latter as `rows`.
+        """
+        total, names = len(data.steps), len(self.cls.parameters)
+        dk, dw = np.zeros((len(self.columns), names)), np.zeros((len(self.columns), self.weights))
+        steady = np.zeros_like(dk)
+        for j, (kind, i) in enumerate(self.columns):
+            if kind == "network":
+                dw[j] = self.directions[i]
+            else:
+                (dk if kind == "dynamic" else steady)[j, i] = 1
+        if self.steady is None:
+            dx = self.initial.tangent(self.model, data.k_dynamic, data.x0, dk, dw)
+        else:
+            assert data.conserved is not None
+            at = (data.x_start, data.k_steady, data.x0, data.conserved)
+            dx = self.steady.tangent(self.model, *at, steady, dw)
+        ends = self.replayer.tangent(self.model, data.k_dynamic, data.steps, stages, dx, dk, dw)
+        rows = np.zeros((total, len(self.columns), len(self.times), self.n))
+        for i, steps in enumerate(data.steps):
+            index = save_index(np.asarray(steps, self.dtype), self.times)
+            rows[i][:, index[index >= 0]] = np.swapaxes(ends[i][index >= 0], 0, 1)
+            if self.times[0] == 0:
+                rows[i][:, 0] = dx[i]
+        call = member(self.cls, "loss", ())
+        times = jnp.asarray(self.times)
+
+        def moved(model, rows, k, drows, dk, dw):
+            loss = lambda w, rows, k: call(unflatten(model, w), times, rows, k)
+            at = (flatten(model).astype(k.dtype), rows, k)
+            return jax.vmap(lambda *d: jax.jvp(loss, at, d)[1])(dw, drows, dk)
+
+        lanes: Any = eqx.filter_jit(jax.vmap(moved, in_axes=(None, 0, 0, 0, None, None)))
+        dk, dw = jnp.asarray(dk, self.dtype), jnp.asarray(dw, self.dtype)
+        call_rows = lambda model, *rows: lanes(model, *rows, dk, dw)
+        return batched(call_rows, self.model, x, data.k_dynamic, rows)
+
+    def discretisation(
+        self, data: Scenarios, replayed: Mapping[str, np.ndarray], scale: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Returns how far the solution of the ODE may be from the one on the recorded steps.
+
+        - `replayed`: as `replay` returned it.
+        - `scale`: as `scales` returned it.
+
+        Keys: `loss_error` (scenario,), `x_error` (scenario, time, state), `ode_error` (scenario, wrt); NaN where
+        the finer replay does not get through.
+
+        On steps half as long the error is at most half, in whatever order the method converges there, so it is at most
+        twice the difference (Richardson 1911, doi:10.1098/rsta.1911.0009). That can vanish by accident where the error
+        changes its sign; so each quantity gets a share of the largest difference beside it.
+        """
+        part = data.take(np.arange(len(data.ok)))
+        part.steps = [_halved(s) for s in data.steps]
+        part.step_x = [np.full((len(s), self.n), np.nan) for s in part.steps]
+        found, _ = self.replay(part)
+        eps = 1e3 * float(np.finfo(self.dtype).eps)
+        x, gradient = replayed["rows"], self.columns_of(replayed)
+        moved = np.abs(found["rows"] - x)
+        beside = np.max(moved, axis=1, keepdims=True, initial=0)
+        slope = np.abs(self.columns_of(found) - gradient)
+        largest = np.max(slope * scale, axis=1, keepdims=True, initial=0) / scale
+        rounding = eps * _largest(gradient, scale) / scale
+        return {
+            "loss_error": REFINED * np.abs(found["loss"] - replayed["loss"]) + eps * np.abs(replayed["loss"]),
+            "x_error": REFINED * (moved + BESIDE * beside) + eps * np.abs(x),
+            "ode_error": REFINED * (slope + BESIDE * largest) + rounding,
+        }
+
+    def derive(
+        self,
+        method: str,
+        data: Scenarios,
+        replayed: Mapping[str, np.ndarray],
+        stages: list[np.ndarray],
+        scale: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns a method's derivatives and its own error in them, (scenario, wrt), and its gradient to the weights.
+
+        - `replayed`, `stages`: as `replay` returned them.
+        - `scale`: as `scales` returned it.
+
+        The gradient to the weights, (scenario, weight), is NaN where the method forms derivatives in directions only.
+        """
+        none = np.full((len(data.ok), self.weights), np.nan)
+        if method == "forward":
+            ad = self.tangents(data, stages, replayed["rows"])
+            return ad, own_error(method, ad, scale, self.options, self.dtype), none
+        if method == "replay":
+            ad = self.columns_of(replayed)
+            return ad, own_error(method, ad, scale, self.options, self.dtype), replayed["network"]
+        gradient, steps = self.checkpoint(data)
+        ad = self.columns_of(gradient)
+        error = own_error(method, ad, scale, self.options, self.dtype)
+        error = error + self.step_choice(data, self.columns_of(replayed), steps)
+        return ad, error, gradient["network"]
 
     def checkpoint(self, data: Scenarios) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         """Returns gradients by `diffrax.RecursiveCheckpointAdjoint` through the adaptive solve, as users form them.
@@ -279,14 +395,18 @@ class GradientProblem:
     def differences(
         self, data: Scenarios, loss: np.ndarray, stages: list[np.ndarray], done: Callable[[str], None]
     ) -> dict[str, np.ndarray]:
-        """Returns `fd`, `fd_error`, `fd_step` (scenario, wrt) and `fd_sweep`, `fd_sweep_width` (scenario, wrt, width).
+        """Returns `fd`, `fd_error`, `fd_step`, `fd_left`, `fd_right`, `kink` (scenario, wrt) and the sweep.
+
+        The sweep is `fd_sweep`, `fd_sweep_width` (scenario, wrt, width).
 
         Every function value is a replay on the recorded steps, its stages solved to rounding from the recorded
         ones, with the steady state solved anew from the recorded one.
         """
         total, count = len(loss), len(self.columns)
-        out = {name: np.full((total, count), np.nan) for name in ("fd", "fd_error", "fd_step")}
+        out = {name: np.full((total, count), np.nan) for name in ("fd", "fd_error", "fd_step", "fd_left", "fd_right")}
         out |= {name: np.full((total, count, WIDTHS), np.nan) for name in ("fd_sweep", "fd_sweep_width")}
+        out["kink"] = np.zeros((total, count), bool)
+        samples: list[Samples] = []
         near = self.replayer.linearise(self.model, data.k_dynamic, data.steps, stages)
         sweep = widths(self.scales(data), self.dtype)
         for j, (kind, i) in enumerate(self.columns):
@@ -300,14 +420,17 @@ class GradientProblem:
                 plus, minus = (base[:, None] + h).astype(self.dtype), (base[:, None] - h).astype(self.dtype)
                 h = (plus.astype(np.float64) - minus.astype(np.float64)) / 2
                 values = self._perturbed_parameter(data, near, kind, i, plus, minus)
-            found = estimate(h, values[0], values[1], loss, self.dtype)
-            out["fd"][:, j], out["fd_error"][:, j], out["fd_step"][:, j] = (
-                found.value,
-                found.error,
-                found.step,
-            )
-            out["fd_sweep"][:, j], out["fd_sweep_width"][:, j] = found.quotients, h
+            samples.append(Samples(h, values[0], values[1], loss, float(np.finfo(self.dtype).eps)))
             done(self.labels[j])
+        # All derivatives of a scenario are of one function, whose noise is known better from all than from each. The
+        # median: a kink looks like noise, and belongs to the derivatives that cross it.
+        noise = np.median([s.noise() for s in samples], axis=0) if samples else None
+        for j, sample in enumerate(samples):
+            found = estimate(sample, noise)
+            for name in ("value", "error", "step", "left", "right"):
+                out["fd" if name == "value" else f"fd_{name}"][:, j] = getattr(found, name)
+            out["fd_sweep"][:, j], out["fd_sweep_width"][:, j] = found.quotients, sample.h
+            out["kink"][:, j] = found.kink
         return out
 
     def _losses(self, data: Scenarios, ends: list[np.ndarray], rows: np.ndarray, model: Model, x, k) -> np.ndarray:
@@ -357,6 +480,13 @@ class GradientProblem:
         return np.stack(out, axis=1).reshape(total, 2, len(h)).transpose(1, 0, 2)
 
 
+def _halved(ends: np.ndarray) -> np.ndarray:
+    starts = np.concatenate([[0.0], ends[:-1]])
+    middles = starts + (ends - starts) / 2
+    # Steps of an ulp have no middle.
+    return np.unique(np.concatenate([middles[(middles > starts) & (middles < ends)], ends]))
+
+
 def own_error(
     method: str, ad: np.ndarray, scale: np.ndarray, options: Mapping[str, Any], dtype: np.dtype
 ) -> np.ndarray:
@@ -385,21 +515,34 @@ def verdicts(
     ad_error: np.ndarray,
     fd: np.ndarray,
     fd_error: np.ndarray,
+    kink: np.ndarray,
     scale: np.ndarray,
     dtype: np.dtype,
-) -> np.ndarray:
-    """Returns the verdict on each derivative, shape (scenario, wrt); arguments of the same shape.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the verdict on each derivative and its reason, shape (scenario, wrt); arguments of the same shape.
 
-    Verified where |ad - fd| is within the two error bounds. Inconclusive where the bounds are wider than `RESOLUTION`
-    of the derivative and than what counts as zero beside the scenario's largest scaled derivative.
+    Verified where |ad - fd| is within the two error bounds. Inconclusive where the slopes to both sides differ, and
+    where the bounds are wider than `RESOLUTION` of the derivative and than what counts as zero beside the scenario's
+    largest scaled derivative.
     """
     with np.errstate(invalid="ignore"):
         bound = fd_error + ad_error
         zero = 10 * np.sqrt(float(np.finfo(dtype).eps)) * _largest(fd, scale) / scale
         coarse = ~(bound <= np.maximum(RESOLUTION * np.maximum(np.abs(ad), np.abs(fd)), zero))
-        out = np.where(np.abs(ad - fd) <= bound, VERIFIED, REFUTED)
-        out = np.where(coarse, INCONCLUSIVE, out)
-        return np.where(np.isfinite(ad), out, NONFINITE).astype(np.int8)
+        # In order: the last that applies stands.
+        cases = [
+            (np.abs(ad - fd) <= bound, VERIFIED, "agrees"),
+            (np.abs(ad - fd) > bound, REFUTED, "differs"),
+            (coarse, INCONCLUSIVE, "bound_too_wide"),
+            (~np.isfinite(fd), INCONCLUSIVE, "no_difference"),
+            (kink, INCONCLUSIVE, "kink"),
+            (~np.isfinite(ad), NONFINITE, "derivative_nonfinite"),
+        ]
+    verdict = np.full(ad.shape, SKIPPED, np.int8)
+    reason = np.full(ad.shape, REASONS.index("not_formed"), np.int8)
+    for where, code, name in cases:
+        verdict[where], reason[where] = code, REASONS.index(name)
+    return verdict, reason
 
 
 def worst(table: np.ndarray) -> np.ndarray:
@@ -438,15 +581,22 @@ def gradient_table(
     nan = lambda *shape: np.full((total, *shape), np.nan)
     table: dict[str, np.ndarray] = {
         "loss": nan(),
+        "loss_error": nan(),
+        "x_error": nan(len(problem.times), problem.n),
         "replay_deviation": nan(),
         "ad": nan(methods, wrt),
         "ad_error": nan(methods, wrt),
+        "ode_error": nan(wrt),
+        "scale": nan(wrt),
         "fd": nan(wrt),
         "fd_error": nan(wrt),
         "fd_step": nan(wrt),
+        "fd_left": nan(wrt),
+        "fd_right": nan(wrt),
         "fd_sweep": nan(wrt, WIDTHS),
         "fd_sweep_width": nan(wrt, WIDTHS),
         "verdict": np.full((total, methods, wrt), SKIPPED, np.int8),
+        "reason": np.full((total, methods, wrt), REASONS.index("not_formed"), np.int8),
         "gradient_network": nan(methods, problem.weights),
         "status": np.full((total, methods), SKIPPED, np.int8),
     }
@@ -456,16 +606,19 @@ def gradient_table(
     part = recorded.take(rows)
     replayed, stages = problem.replay(part)
     table["loss"][rows], table["replay_deviation"][rows] = replayed["loss"], replayed["deviation"]
-    for name, value in problem.differences(part, replayed["loss"], stages, lambda label: done(1)).items():
-        table[name][rows] = value
     scale = problem.scales(part)
+    table["scale"][rows] = scale
+    for name, value in problem.discretisation(part, replayed, scale).items():
+        table[name][rows] = value
+    differences = problem.differences(part, replayed["loss"], stages, lambda label: done(1))
+    kink = differences.pop("kink")
+    for name, value in differences.items():
+        table[name][rows] = value
     for m, method in enumerate(problem.methods):
-        gradient, steps = (replayed, part.steps) if method == "replay" else problem.checkpoint(part)
-        ad = problem.columns_of(gradient)
-        error = own_error(method, ad, scale, problem.options, problem.dtype)
-        error = error + problem.step_choice(part, problem.columns_of(replayed), steps)
-        found = verdicts(ad, error, table["fd"][rows], table["fd_error"][rows], scale, problem.dtype)
+        ad, error, network = problem.derive(method, part, replayed, stages, scale)
+        found, reason = verdicts(ad, error, differences["fd"], differences["fd_error"], kink, scale, problem.dtype)
         table["ad"][rows, m], table["ad_error"][rows, m] = ad, error
-        table["verdict"][rows, m], table["status"][rows, m] = found, worst(found)
-        table["gradient_network"][rows, m] = gradient["network"]
+        table["verdict"][rows, m], table["reason"][rows, m] = found, reason
+        table["status"][rows, m] = worst(found)
+        table["gradient_network"][rows, m] = network
     return table

@@ -147,12 +147,21 @@ def single(files: Any) -> str | None:
     return str(paths[0]) if paths else None
 
 
-@contextmanager
-def stopwatch(what: str) -> Iterator[None]:
-    """Logs how long something took: compile and run time apart."""
-    started = time.perf_counter()
-    yield
-    log.info("%s: %.2f s", what, time.perf_counter() - started)
+class Stopwatch:
+    """Logs how long each part of a job took: compile and run time apart."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+
+    def lap(self, what: str) -> None:
+        now = time.perf_counter()
+        log.info("%s: %.2f s", what, now - self.started)
+        self.started = now
+
+
+def tell_rescue(rung: str, tried: int, rescued: int) -> None:
+    """Logs what a rung of the rescue ladder was worth."""
+    log.info("rescue %s: %d of %d scenarios", rung, rescued, tried)
 
 
 class Progress:

@@ -10,8 +10,10 @@ x_next is, for i from the last stage to the first,
 
     phi_i = h b_i lam + h sum_{j>=i} a_ji eta_j,    eta_i = (df/dx_i)^T phi_i,    lam_prev = lam + sum_i eta_i,
 
-and a parameter's gradient is sum_i phi_i . df/dp(t_i, Y_i). The stages are solved to rounding, whatever inner iteration
-the recorded run used: the map that is differentiated is the Runge-Kutta method itself.
+and a parameter's gradient is sum_i phi_i . df/dp(t_i, Y_i). The tangent in a direction is the same map linearised
+forward; it shares no code with the adjoint but the stages, and must agree with it to rounding. The stages are solved to
+rounding, whatever inner iteration the recorded run used: the map that is differentiated is the Runge-Kutta method
+itself (`runge_kutta.py`).
 
 The sequential part of the adjoint is n x n algebra on Jacobians; those and the parameters' gradients are formed for a
 block of steps at once.
@@ -23,47 +25,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from retrograd.api import Model
-from retrograd.batches import LANES, float_type
+from retrograd.batches import LANES, batched, float_type
 from retrograd.linalg import solve
 from retrograd.plugins import Field
-from retrograd.weights import flatten
+from retrograd.runge_kutta import RungeKutta
+from retrograd.weights import flatten, unflatten
 
 BLOCK = 32
 # Most lanes of a walk over many items. Results of a lane do not depend on it (see batches.py).
 WIDE = 256
 # Newton on a stage; from the recorded stages it takes 1 to 3 iterations, from a predictor rarely more than 10.
 NEWTON_STEPS = 30
-SIMPLIFIED_STEPS = 40
 # Above this size the inverse matrices of all steps are not kept, and neighbours are solved by full Newton.
 LINEARISED_BYTES = 1 << 28
-
-
-class Tableau:
-    """The coefficients of a diffrax Runge-Kutta solver as full arrays."""
-
-    def __init__(self, solver_name: str) -> None:
-        t = getattr(diffrax, solver_name).tableau
-        s = t.num_stages
-        self.stages = s
-        self.a = np.zeros((s, s))
-        for i, row in enumerate(t.a_lower):
-            self.a[i + 1, : i + 1] = row
-        self.predictor = np.zeros((s, s))
-        if t.implicit:
-            self.a[np.arange(s), np.arange(s)] = t.a_diagonal
-            for i, row in enumerate(t.a_predictor):
-                self.predictor[i + 1, : i + 1] = row
-        self.b = np.asarray(t.b_sol, float)
-        self.c = np.concatenate([[0.0 if t.c1 is None else t.c1], t.c])
-        self.implicit = bool(t.implicit)
-        self.stiffly_accurate = bool(np.array_equal(self.b, self.a[-1]))
 
 
 @dataclass
@@ -87,78 +67,19 @@ class Replayer:
         """
         self.n = n
         self.dtype = float_type()
-        self.tableau = Tableau(options["solver"])
+        atol = float(options["controller"]["atol"])
+        self._step = RungeKutta(field, options["solver"], atol, n, self.dtype, NEWTON_STEPS)
+        self.tableau = self._step.tableau
         self._field = field
-        self._floor = float(options["controller"]["atol"])
+        self._first_rate = eqx.filter_jit(
+            jax.vmap(lambda model, x, k: field(model, jnp.zeros((), self.dtype), x, k), in_axes=(None, 0, 0))
+        )
         self._forward = eqx.filter_jit(self._forward_block)
         self._backward = eqx.filter_jit(self._backward_block)
+        self._tangent = eqx.filter_jit(self._tangent_block)
         self._inverse = eqx.filter_jit(self._inverse_block)
 
     # -- compiled blocks ------------------------------------------------------------------------------
-
-    def _stage_times(self, t0: jax.Array, t1: jax.Array) -> jax.Array:
-        c = jnp.asarray(self.tableau.c, self.dtype)
-        # The end itself, not t0 + (t1 - t0), which may differ from it by an ulp.
-        return jnp.where(c == 1, t1[..., None], t0[..., None] + c * (t1 - t0)[..., None])
-
-    def _newton(self, model: Model, t: jax.Array, base: jax.Array, ha: jax.Array, k: jax.Array, guess: jax.Array):
-        # All of shape (lane, ...); solves Y = base + ha f(t, Y) to rounding.
-        eps = jnp.finfo(self.dtype).eps
-        eye = jnp.eye(self.n, dtype=self.dtype)
-
-        def rate_and_jacobian(t, y, k):
-            f = lambda y: (self._field(model, t, y, k),) * 2
-            jacobian, rate = jax.jacfwd(f, has_aux=True)(y)
-            return rate, jacobian
-
-        def body(carry):
-            i, y, last, going = carry
-            rate, jacobian = jax.vmap(rate_and_jacobian)(t, y, k)
-            residual = y - base - ha[:, None] * rate
-            step = solve(eye - ha[:, None, None] * jacobian, residual)
-            size = jnp.max(jnp.abs(step) / (jnp.abs(y) + self._floor), axis=-1)
-            y = jnp.where(going[:, None], y - step, y)
-            # The next correction would be of the order of this one's square. Or at the floor that rounding sets:
-            # corrections that are small and no longer shrink.
-            floor = (last < 1e3 * jnp.sqrt(eps)) & (size > 0.25 * last)
-            going = going & (size > 0.1 * jnp.sqrt(eps)) & ~floor & jnp.isfinite(size)
-            return i + 1, y, size, going
-
-        def unfinished(carry):
-            i, _, _, going = carry
-            return (i < NEWTON_STEPS) & jnp.any(going)
-
-        # A stage without implicit part is its base; its lanes take no part.
-        start = jnp.where(ha[:, None] == 0, base, guess)
-        carry = (0, start, jnp.full(ha.shape, jnp.inf, self.dtype), ha != 0)
-        _, y, _, going = jax.lax.while_loop(unfinished, body, carry)
-        return jnp.where(going[:, None], jnp.nan, y)
-
-    def _simplified_newton(self, model, t, base, ha, k, guess, inverse):
-        # As `_newton`, with the inverse matrices of a solution next to this one: a third of the cost an iteration,
-        # and convergence at a rate proportional to the distance.
-        eps = jnp.finfo(self.dtype).eps
-
-        def body(carry):
-            i, y, last, going = carry
-            rate = jax.vmap(lambda t, y, k: self._field(model, t, y, k))(t, y, k)
-            step = jnp.einsum("lij,lj->li", inverse, y - base - ha[:, None] * rate)
-            size = jnp.max(jnp.abs(step) / (jnp.abs(y) + self._floor), axis=-1)
-            y = jnp.where(going[:, None], y - step, y)
-            ratio = size / last
-            # What is left after this correction, from the rate; or the floor that rounding sets.
-            left = size * ratio / jnp.maximum(1 - ratio, 0.1)
-            done = (jnp.isfinite(last) & (left < 0.5 * eps)) | (size < 2 * eps) | ((last < 1e3 * eps) & (ratio > 0.25))
-            return i + 1, y, size, going & ~done & jnp.isfinite(size)
-
-        def unfinished(carry):
-            i, _, _, going = carry
-            return (i < SIMPLIFIED_STEPS) & jnp.any(going)
-
-        start = jnp.where(ha[:, None] == 0, base, guess)
-        carry = (0, start, jnp.full(ha.shape, jnp.inf, self.dtype), ha != 0)
-        _, y, _, going = jax.lax.while_loop(unfinished, body, carry)
-        return jnp.where(going[:, None], jnp.nan, y)
 
     def _inverse_block(self, model, t0, t1, k, stages):
         # (step, lane, stage, state, state)
@@ -172,49 +93,21 @@ class Replayer:
         ha = (t1 - t0)[..., None] * diagonal
         over_stages = jax.vmap(one, in_axes=(0, 0, 0, None))
         over_lanes = jax.vmap(over_stages)
-        return jax.vmap(over_lanes, in_axes=(0, 0, 0, None))(self._stage_times(t0, t1), stages, ha, k)
+        return jax.vmap(over_lanes, in_axes=(0, 0, 0, None))(self._step.times(t0, t1), stages, ha, k)
 
-    def _forward_block(self, model, t0, t1, x, k, guess, inverses=None):
-        # t0, t1: (step, lane); x: (lane, state); guess: (step, lane, stage, state), NaN where there is none;
+    def _forward_block(self, model, t0, t1, x, rate, k, guess, inverses=None):
+        # t0, t1: (step, lane); x, rate: (lane, state); guess: (step, lane, stage, state), NaN where there is none;
         # inverses: (step, lane, stage, state, state) or None.
-        tab, dtype = self.tableau, self.dtype
-        a, b = jnp.asarray(tab.a, dtype), jnp.asarray(tab.b, dtype)
-        predictor = jnp.asarray(tab.predictor, dtype)
+        lanes = jax.vmap(self._step, in_axes=(None, 0, 0, 0, 0, 0, 0, None if inverses is None else 0))
 
-        def step(x, inputs):
+        def step(carry, inputs):
+            x, rate = carry
             t0, t1, guess, inverse = inputs
-            h = t1 - t0
-            times = self._stage_times(t0, t1)
+            out = lanes(model, t0, t1, x, rate, k, guess, inverse)
+            return (out.x, out.rate), (out.x, out.stages)
 
-            def stage(carry, i):
-                rates, stages = carry
-                base = x + h[:, None] * jnp.einsum("j,jln->ln", a[i], rates)
-                ha = h * a[i, i]
-                if tab.implicit and inverse is not None:
-                    y = self._simplified_newton(model, times[:, i], base, ha, k, guess[:, i], inverse[:, i])
-                elif tab.implicit:
-                    predicted = base + ha[:, None] * jnp.einsum("j,jln->ln", predictor[i], rates)
-                    start = jnp.where(jnp.isfinite(guess[:, i]), guess[:, i], predicted)
-                    y = self._newton(model, times[:, i], base, ha, k, start)
-                else:
-                    y = base
-                explicit = jax.vmap(lambda t, y, k: self._field(model, t, y, k))(times[:, i], y, k)
-                if tab.implicit:
-                    # From the stage's own equation: evaluating f would multiply the rounding of y by the stiffness.
-                    implicit = (y - base) / jnp.where(ha == 0, 1, ha)[:, None]
-                    rate = jnp.where(ha[:, None] == 0, explicit, implicit)
-                else:
-                    rate = explicit
-                return (rates.at[i].set(rate), stages.at[i].set(y)), None
-
-            zeros = jnp.zeros((tab.stages, *x.shape), dtype)
-            (rates, stages), _ = jax.lax.scan(stage, (zeros, zeros), jnp.arange(tab.stages))
-            end = stages[-1] if tab.stiffly_accurate else x + h[:, None] * jnp.einsum("j,jln->ln", b, rates)
-            end = jnp.where((h == 0)[:, None], x, end)
-            return end, (end, jnp.swapaxes(stages, 0, 1))
-
-        x, (ends, stages) = jax.lax.scan(step, x, (t0, t1, guess, inverses))
-        return x, ends, stages
+        (x, rate), (ends, stages) = jax.lax.scan(step, (x, rate), (t0, t1, guess, inverses))
+        return x, rate, ends, stages
 
     def _backward_block(self, model, t0, t1, k, stages, injected, lam, grad_k, grad_model):
         # injected: (step, lane, state), the loss's cotangent of each step's end; lam: (lane, state).
@@ -222,7 +115,7 @@ class Replayer:
         a, b = jnp.asarray(tab.a, dtype), jnp.asarray(tab.b, dtype)
         eye = jnp.eye(self.n, dtype=dtype)
         h = t1 - t0
-        times = self._stage_times(t0, t1)
+        times = self._step.times(t0, t1)
 
         def jacobian(t, y, k):
             return jax.jacfwd(lambda y: self._field(model, t, y, k))(y)
@@ -261,6 +154,48 @@ class Replayer:
         gm, gk = per_lane(weights, k, times, stages, phi)
         flat = jax.vmap(lambda g, _: flatten(g).astype(dtype))(gm, gk)
         return lam, grad_k + gk, grad_model + flat
+
+    def _tangent_block(self, model, direction, t0, t1, k, dk, stages, dx):
+        # direction: weights' tangents, flat, (dir, weight); dk: (dir, parameter); stages: (step, lane, stage, state);
+        # dx: (lane, dir, state). Returns dx at the end, and at each step's end: (step, lane, dir, state).
+        tab, dtype = self.tableau, self.dtype
+        a, b = jnp.asarray(tab.a, dtype), jnp.asarray(tab.b, dtype)
+        eye = jnp.eye(self.n, dtype=dtype)
+        times = self._step.times(t0, t1)
+        weights = flatten(model).astype(dtype)
+
+        def source(t, y, k):
+            moved = lambda w, k: self._field(unflatten(model, w), t, y, k)
+            return jax.vmap(lambda dw, dk: jax.jvp(moved, (weights, k), (dw, dk))[1])(direction, dk)
+
+        def both(t, y, k):
+            return jax.jacfwd(lambda y: self._field(model, t, y, k))(y), source(t, y, k)
+
+        over_stages = jax.vmap(both, in_axes=(0, 0, None))
+        over_lanes = jax.vmap(over_stages)
+        jacobians, sources = jax.vmap(over_lanes, in_axes=(0, 0, None))(times, stages, k)
+
+        def step(dx, inputs):
+            h, jac, g = inputs
+            h = h[:, None, None]
+
+            def stage(rates, i):
+                base = dx + h * jnp.einsum("j,jldn->ldn", a[i], rates)
+                j, gi = jac[:, i], g[:, i]
+                times_j = lambda d: jnp.einsum("lnm,ldm->ldn", j, d) + gi
+                if not tab.implicit:
+                    return rates.at[i].set(times_j(base)), None
+                ha = h * a[i, i]
+                dy = solve((eye - ha * j)[:, None] * jnp.ones_like(base)[..., None], base + ha * gi)
+                # As in the step itself, from the stage's equation where there is one.
+                rate = jnp.where(ha == 0, times_j(base), (dy - base) / jnp.where(ha == 0, 1, ha))
+                return rates.at[i].set(rate), None
+
+            rates, _ = jax.lax.scan(stage, jnp.zeros((tab.stages, *dx.shape), dtype), jnp.arange(tab.stages))
+            end = jnp.where(h == 0, dx, dx + h * jnp.einsum("j,jldn->ldn", b, rates))
+            return end, end
+
+        return jax.lax.scan(step, dx, (t1 - t0, jacobians, sources))
 
     # -- host side ------------------------------------------------------------------------------------
 
@@ -304,11 +239,13 @@ class Replayer:
         item = np.full(width, -1)
         offset = np.zeros(width, np.int64)
         x = np.zeros((width, self.n), self.dtype)
+        first_rate = batched(self._first_rate, model, x_start, k)
+        rate = np.zeros_like(x)
         while True:
             for lane in np.flatnonzero(item < 0):
                 if waiting:
                     item[lane], offset[lane] = waiting.pop(), 0
-                    x[lane] = x_start[item[lane]]
+                    x[lane], rate[lane] = x_start[item[lane]], first_rate[item[lane]]
             busy = np.flatnonzero(item >= 0)
             if not len(busy):
                 return ends, kept
@@ -316,16 +253,17 @@ class Replayer:
             like = np.where(item >= 0, np.arange(width), busy[0])
             row = offset[like] + np.arange(BLOCK)[:, None]
             column = np.broadcast_to(owner[item[like]], row.shape)
-            x, block_x, block_y = self._forward(
+            x, rate, block_x, block_y = self._forward(
                 model,
                 near.t0[row, column],
                 near.t1[row, column],
                 x[like],
+                rate[like],
                 np.asarray(k[item[like]], self.dtype),
                 near.stages[row, column],
                 None if inverses is None else inverses[row, column],
             )
-            x, block_x = np.array(x), np.asarray(block_x)
+            x, rate, block_x = np.array(x), np.array(rate), np.asarray(block_x)
             block_y = np.asarray(block_y) if keep_stages else None
             for lane in busy:
                 i, done = item[lane], offset[lane]
@@ -404,6 +342,48 @@ class Replayer:
     def _padded(self, lanes: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return np.asarray(rows[self._filled(lanes)], self.dtype)
 
+    def tangent(
+        self,
+        model: Model,
+        k: np.ndarray,
+        steps: Sequence[np.ndarray],
+        stages: Sequence[np.ndarray],
+        dx: np.ndarray,
+        dk: np.ndarray,
+        dweights: np.ndarray,
+    ) -> list[np.ndarray]:
+        """Returns the derivatives of the states at the steps' ends in some directions, arrays (step, direction, state).
+
+        - `steps`, `stages`: as `forward` took and returned them.
+        - `dx`: derivatives of the start state, shape (item, direction, state).
+        - `dk`, `dweights`: each direction's part in the parameters and in the weights, shape (direction, parameter)
+          and (direction, weight).
+        """
+        lengths = np.array([len(v) for v in steps], int)
+        t0, t1 = self._times(steps)
+        out = [np.zeros((n, *dx.shape[1:])) for n in lengths]
+        dk, dweights = np.asarray(dk, self.dtype), np.asarray(dweights, self.dtype)
+        for lanes in self._batches(lengths):
+            full = self._filled(lanes)
+            kk, moved = self._padded(lanes, k), jnp.asarray(self._padded(lanes, dx))
+            for i in range(-(-max(lengths[lanes]) // BLOCK)):
+                part = slice(i * BLOCK, (i + 1) * BLOCK)
+                y = self._stacked(full, stages, part)
+                moved, ends = self._tangent(model, dweights, t0[part, full], t1[part, full], kk, dk, y, moved)
+                for lane, item in enumerate(lanes):
+                    rows = out[item][part]
+                    rows[:] = np.asarray(ends)[: len(rows), lane]
+        return out
+
+    def _stacked(self, lanes: np.ndarray, stages: Sequence[np.ndarray], part: slice) -> np.ndarray:
+        # Of one block, (step, lane, stage, state); behind a lane's last step its last stages, so that all is finite.
+        out = np.zeros((BLOCK, len(lanes), self.tableau.stages, self.n), self.dtype)
+        for lane, item in enumerate(lanes):
+            if len(stages[item]):
+                row = np.minimum(np.arange(part.start, part.stop), len(stages[item]) - 1)
+                out[:, lane] = stages[item][row]
+        return out
+
     def backward(
         self,
         model: Model,
@@ -429,12 +409,9 @@ class Replayer:
             blocks = -(-max(lengths[lanes]) // BLOCK)
             full = self._filled(lanes)
             shape = (blocks * BLOCK, LANES)
-            y = np.zeros((*shape, self.tableau.stages, self.n), self.dtype)
             inject = np.zeros((*shape, self.n), self.dtype)
             for lane, item in enumerate(full):
                 if lengths[item]:
-                    y[: lengths[item], lane] = stages[item]
-                    y[lengths[item] :, lane] = stages[item][-1]
                     inject[: lengths[item], lane] = injected[item]
             kk = jnp.asarray(self._padded(lanes, k))
             lam = jnp.zeros((LANES, self.n), self.dtype)
@@ -443,7 +420,15 @@ class Replayer:
             for i in reversed(range(blocks)):
                 part = slice(i * BLOCK, (i + 1) * BLOCK)
                 lam, gk, gw = self._backward(
-                    model, t0[part, full], t1[part, full], kk, y[part], inject[part], lam, gk, gw
+                    model,
+                    t0[part, full],
+                    t1[part, full],
+                    kk,
+                    self._stacked(full, stages, part),
+                    inject[part],
+                    lam,
+                    gk,
+                    gw,
                 )
             out_x[lanes] = np.asarray(lam)[: len(lanes)]
             out_k[lanes] = np.asarray(gk)[: len(lanes)]

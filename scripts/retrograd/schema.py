@@ -33,6 +33,15 @@ DYNAMICS_STATUS = (
     "skipped",
 )
 VERDICTS = ("verified", "refuted", "inconclusive", "nonfinite", "skipped")
+REASONS = (
+    "agrees",
+    "differs",
+    "bound_too_wide",
+    "no_difference",
+    "kink",
+    "derivative_nonfinite",
+    "not_formed",
+)
 CAUSES = (
     "none",
     "steady_state_not_found",
@@ -85,6 +94,11 @@ def _count(dims: tuple[str, ...], long_name: str, sample_dimension: str = "") ->
     return Variable(dims, long_name, dtype="int32", sample_dimension=sample_dimension)
 
 
+def _rung(dims: tuple[str, ...], long_name: str) -> Variable:
+    # A variant names its rungs itself: the meanings come from there.
+    return Variable(dims, long_name, dtype="int8", flags=("none",))
+
+
 S = ("scenario",)
 
 MODEL = Schema(
@@ -115,6 +129,8 @@ STEADY_STATE = Schema(
         "residual_norm": Variable(S, "infinity norm of the scaled residual at x"),
         "status": _status(S, "outcome of the steady-state search", STEADY_STATUS),
         "method": _status(S, "method that gave x", STEADY_METHOD),
+        "rung": _rung(S, "rung of the rescue ladder that found the steady state"),
+        "rung_name": Variable(S, "name of that rung", dtype="str"),
         "iterations": _count(S, "iterations of the root finder, or steps of the integration"),
         "max_real_eigenvalue": Variable(
             S, "largest real part of the eigenvalues of the Jacobian at x", units="{per_time}"
@@ -140,6 +156,8 @@ DYNAMICS = Schema(
         "x": Variable(("scenario", "model_time", "state"), "state at the save times", units="{state}"),
         "x_start": Variable(("scenario", "state"), "state at model time 0", units="{state}"),
         "status": _status(S, "outcome of the simulation", DYNAMICS_STATUS),
+        "rung": _rung(S, "rung of the rescue ladder that solved the scenario"),
+        "rung_name": Variable(S, "name of that rung", dtype="str"),
         "num_accepted": _count(S, "number of accepted steps"),
         "num_rejected": _count(S, "number of rejected attempts"),
         "step_count": _count(S, "number of recorded steps", "step"),
@@ -166,6 +184,12 @@ GRADIENTS = Schema(
     rule="gradients",
     variables={
         "loss": Variable(S, "loss of the replayed trajectory"),
+        "loss_error": Variable(S, "discretisation error of the loss, from steps half as long"),
+        "x_error": Variable(
+            ("scenario", "model_time", "state"),
+            "discretisation error of the states at the save times, from steps half as long",
+            units="{state}",
+        ),
         "replay_deviation": Variable(
             S, "largest distance of replayed from recorded steps, in units of atol + rtol |x|"
         ),
@@ -174,12 +198,23 @@ GRADIENTS = Schema(
             ("scenario", "method", "wrt"),
             "error that the method itself can bring in: rounding and inexact inner solves",
         ),
+        "ode_error": Variable(
+            ("scenario", "wrt"),
+            "distance of the derivative of the numerical solution from that of the ODE's, from steps half as long",
+        ),
         "fd": Variable(("scenario", "wrt"), "derivative of the loss by finite differences on the frozen steps"),
         "fd_error": Variable(("scenario", "wrt"), "error bound of fd, by the check itself"),
         "fd_step": Variable(("scenario", "wrt"), "smallest step width that entered fd"),
+        "fd_left": Variable(("scenario", "wrt"), "slope to the left at the narrowest width"),
+        "fd_right": Variable(("scenario", "wrt"), "slope to the right at the narrowest width"),
         "fd_sweep_width": Variable(("scenario", "wrt", "width"), "step widths of the sweep"),
         "fd_sweep": Variable(("scenario", "wrt", "width"), "central difference quotient at each step width"),
+        "scale": Variable(
+            ("scenario", "wrt"),
+            "size of what the derivative is taken by: derivatives compare after multiplication with it",
+        ),
         "verdict": _status(("scenario", "method", "wrt"), "verdict on each derivative", VERDICTS),
+        "reason": _status(("scenario", "method", "wrt"), "why the verdict is what it is", REASONS),
         "gradient_network": Variable(
             ("scenario", "method", "weight"), "gradient of the loss with respect to the network weights"
         ),
@@ -189,6 +224,7 @@ GRADIENTS = Schema(
         "scenario": "name of the scenario",
         "method": "how the gradient was formed",
         "wrt": "what the derivative is taken with respect to",
+        "state": "name of the state",
         "width": "name of the step width",
     },
 )
@@ -203,6 +239,15 @@ SUMMARY = Schema(
         "status": _status(("variant", "scenario", "method"), "worst verdict by gradient method", VERDICTS),
         "steady_state_status": _status(("variant", "scenario"), "outcome of the steady-state search", STEADY_STATUS),
         "dynamics_status": _status(("variant", "scenario"), "outcome of the simulation", DYNAMICS_STATUS),
+        "rung": _count(("variant", "scenario"), "number of the rung that solved the scenario, 0 for none"),
+        "steady_state_rung": _count(
+            ("variant", "scenario"), "number of the rung that found the steady state, 0 for none"
+        ),
+        "ode_digits": Variable(
+            ("variant", "scenario"),
+            "decimal digits in which the gradient of the numerical solution is that of the ODE",
+            comment="from the largest ode_error times scale over the largest derivative times scale",
+        ),
         "num_accepted": _count(("variant", "scenario"), "number of accepted steps"),
         "num_rejected": _count(("variant", "scenario"), "number of rejected attempts"),
         "loss": Variable(("variant", "scenario"), "loss of the replayed trajectory"),

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from retrograd.api import Model
-from retrograd.batches import batched
+from retrograd.batches import batched, float_type
 from retrograd.plugins import member
-from retrograd.weights import flatten
+from retrograd.weights import flatten, unflatten
 
 
 class InitialState:
@@ -21,6 +21,7 @@ class InitialState:
     def __init__(self, cls: type[Model]) -> None:
         self._method = member(cls, "initial_state", (len(cls.states),))
         self._value = eqx.filter_jit(jax.vmap(self._one, in_axes=(None, 0, 0)))
+        self._jvp = eqx.filter_jit(jax.vmap(self._tangent_one, in_axes=(None, 0, 0, None, None)))
         self._vjp = eqx.filter_jit(jax.vmap(self._adjoint_one, in_axes=(None, 0, 0, 0)))
 
     def _one(self, model: Model, k: jax.Array, x0: jax.Array) -> jax.Array:
@@ -35,6 +36,11 @@ class InitialState:
         gm, gk = jax.grad(paired, argnums=(0, 1))(weights, k)
         return gk, flatten(gm).astype(k.dtype)
 
+    def _tangent_one(self, model: Model, k: jax.Array, x0: jax.Array, dweights: jax.Array, dk: jax.Array) -> jax.Array:
+        moved = lambda w, k: self._one(unflatten(model, w), k, x0)
+        weights = flatten(model).astype(k.dtype)
+        return jax.vmap(lambda dw, dk: jax.jvp(moved, (weights, k), (dw, dk))[1])(dweights, dk)
+
     def value(self, model: Model, k: np.ndarray, x0: np.ndarray) -> np.ndarray:
         """Returns the starts, shape (scenario, state).
 
@@ -46,6 +52,16 @@ class InitialState:
     def adjoint(self, model: Model, k: np.ndarray, x0: np.ndarray, lam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns lam . dx/dk (scenario, parameter) and lam . dx/dp (scenario, weight)."""
         return batched(self._vjp, model, k, x0, lam)
+
+    def tangent(self, model: Model, k: np.ndarray, x0: np.ndarray, dk: np.ndarray, dweights: np.ndarray) -> np.ndarray:
+        """Returns the derivatives of the starts in directions of k and the weights, (scenario, direction, state).
+
+        - `dk`, `dweights`: shape (direction, parameter) and (direction, weight).
+        """
+        directions = jnp.asarray(dweights, float_type()), jnp.asarray(dk, float_type())
+        tangent: Any = self._jvp
+        call = lambda model, *rows: tangent(model, *rows, *directions)
+        return batched(call, model, k, x0)
 
 
 def initial_states(cls: type[Model], model: Model, k: np.ndarray, x0: np.ndarray) -> np.ndarray:

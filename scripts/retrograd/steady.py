@@ -11,7 +11,7 @@ model declares none. At a root both added terms vanish, and the Jacobian is regu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import equinox as eqx
@@ -27,7 +27,7 @@ from retrograd.dynamics import SUCCESSFUL, Integrator
 from retrograd.linalg import solve
 from retrograd.plugins import Field, member
 from retrograd.schema import STEADY_METHOD, STEADY_STATUS
-from retrograd.weights import flatten
+from retrograd.weights import flatten, unflatten
 
 CONVERGED, MAX_STEPS, NONFINITE, UNSTABLE, NOT_A_ROOT, INVALID = range(len(STEADY_STATUS))
 ROOT, INTEGRATE = range(len(STEADY_METHOD))
@@ -56,6 +56,15 @@ class Steady:
     n_conserved: np.ndarray
     conserved_basis: np.ndarray  # (scenario, state, state)
 
+    def take(self, rows: np.ndarray) -> Steady:
+        """Returns some of the scenarios."""
+        return Steady(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def replace(self, rows: np.ndarray, other: Steady) -> None:
+        """Puts other results in the place of some."""
+        for f in fields(self):
+            getattr(self, f.name)[rows] = getattr(other, f.name)
+
 
 class SteadyProblem:
     """The compiled steady-state problem of one variant."""
@@ -77,6 +86,7 @@ class SteadyProblem:
         self._start = eqx.filter_jit(jax.vmap(self._start_one, in_axes=(None, 0, 0)))
         self._refine = eqx.filter_jit(self._refine_all)
         self._adjoint = eqx.filter_jit(jax.vmap(self._adjoint_one, in_axes=(None, 0, 0, 0, 0, 0)))
+        self._tangent = eqx.filter_jit(jax.vmap(self._tangent_one, in_axes=(None, 0, 0, 0, 0, None, None)))
         self._jacobian = eqx.filter_jit(jax.vmap(self._jacobian_one, in_axes=(None, 0, 0)))
 
     # -- one scenario ---------------------------------------------------------------------------------
@@ -145,6 +155,13 @@ class SteadyProblem:
         gm, gk = jax.grad(paired, argnums=(0, 1))(weights, k)
         return gk, flatten(gm).astype(x.dtype)
 
+    def _tangent_one(self, model, x, k, x0, p, dweights, dk):
+        jac = jax.jacfwd(lambda x: self._residual(model, x, k, x0, p))(x)
+        moved = lambda w, k: self._residual(unflatten(model, w), x, k, x0, p)
+        weights = flatten(model).astype(x.dtype)
+        residual = jax.vmap(lambda dw, dk: jax.jvp(moved, (weights, k), (dw, dk))[1])(dweights, dk)
+        return jax.vmap(lambda r: -solve(jac, r))(residual)
+
     # -- batches --------------------------------------------------------------------------------------
 
     def start(self, model: Model, k: np.ndarray, x0: np.ndarray) -> np.ndarray:
@@ -160,6 +177,25 @@ class SteadyProblem:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns lam . dx/dk (scenario, parameter) and lam . dx/dp (scenario, weight): implicit function theorem."""
         return batched(self._adjoint, model, x, k, x0, p, lam)
+
+    def tangent(
+        self,
+        model: Model,
+        x: np.ndarray,
+        k: np.ndarray,
+        x0: np.ndarray,
+        p: np.ndarray,
+        dk: np.ndarray,
+        dweights: np.ndarray,
+    ) -> np.ndarray:
+        """Returns the derivatives of the root in directions of k and the weights, shape (scenario, direction, state).
+
+        - `dk`, `dweights`: shape (direction, parameter) and (direction, weight).
+        """
+        directions = jnp.asarray(dweights, self.dtype), jnp.asarray(dk, self.dtype)
+        tangent: Any = self._tangent
+        call = lambda model, *rows: tangent(model, *rows, *directions)
+        return batched(call, model, x, k, x0, p)
 
     # -- search ---------------------------------------------------------------------------------------
 
@@ -210,6 +246,13 @@ class SteadyProblem:
         if len(open_):
             x, steps, failed = self._integrate(model, k, x0, found, open_, guess)
             self._try(model, k, x0, found, open_, x, steps, method=INTEGRATE, failed=failed)
+            open_ = open_[found.status[open_] != CONVERGED]
+        for offset in self._offsets(self.options["starts"]):
+            if not len(open_):
+                break
+            from_there = guess[open_] + offset * (1 + np.abs(guess[open_]))
+            x, steps, exhausted = self._root_find(optx.LevenbergMarquardt, model, k, x0, from_there, found, open_)
+            open_ = self._try(model, k, x0, found, open_, x, steps, failed=np.where(exhausted, MAX_STEPS, NOT_A_ROOT))
         if self.options["method"] == "root":
             rows = np.flatnonzero((found.status == CONVERGED) & (found.method == ROOT))
             if len(rows):
@@ -219,6 +262,12 @@ class SteadyProblem:
                 found.cross_check[rows] = np.max(np.abs(rest - found.x[rows]) / unit, axis=1)
         done(total)
         return found
+
+    def _offsets(self, count: int) -> np.ndarray:
+        # Relative to the guess, (start, state): first close to it, then up to ten times as far away. What is conserved
+        # is measured from the guess all the same.
+        rng = np.random.Generator(np.random.PCG64(11))
+        return rng.standard_normal((count, self.n)) * np.geomspace(0.1, 10, count)[:, None]
 
     def _try(self, model, k, x0, found, rows, x, steps, *, method=ROOT, refine=True, failed=None):
         """Judges candidates x of some scenarios, writes what they give into `found`, returns the rows still open.

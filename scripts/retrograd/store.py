@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ def build(
     *,
     units: Mapping[str, Any] | None = None,
     coords: Mapping[str, tuple[Any, str, str]] | None = None,
+    flags: Mapping[str, Sequence[str]] | None = None,
 ) -> xr.Dataset:
     """Returns a dataset with the schema's dimensions, types and attributes.
 
@@ -78,6 +79,7 @@ def build(
     - `units`: fills `{state}`, `{time}` and `{per_time}`. `state` is the list of the states' units: where they
       differ, a variable over states carries no unit and `state_units` does.
     - `coords`: further numeric coordinates, dimension to (values, units, long_name).
+    - `flags`: meanings of a variable's codes where these are the study's and not the schema's.
     """
     fill = dict(units or {})
     state_units = list(fill.get("state", ["1"]))
@@ -85,7 +87,9 @@ def build(
     data: dict[str, tuple[tuple[str, ...], Any, dict[str, Any]]] = {}
     for name, value in values.items():
         var = schema.variables[name]
-        array = np.asarray(value, dtype=var.dtype)
+        if flags and name in flags:
+            var = replace(var, flags=tuple(flags[name]))
+        array = np.asarray(value, dtype=object if var.dtype == "str" else var.dtype)
         if array.dtype.kind == "f":
             # A value that was not computed is NaN, never inf: readers cannot tell an infinite pad from a result.
             array = np.where(np.isfinite(array), array, np.nan)
@@ -126,6 +130,8 @@ def _attributes(var: Variable, fill: Mapping[str, Any], state_units: list[str], 
     if var.flags:
         attrs["flag_values"] = np.arange(len(var.flags), dtype=np.int8)
         attrs["flag_meanings"] = " ".join(var.flags)
+    elif var.dtype == "str":
+        pass
     elif var.units == "{state}":
         if mixed:
             attrs["comment"] = "units differ by state and stand in state_units"

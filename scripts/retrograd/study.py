@@ -6,20 +6,17 @@ Every parse of the Snakefile imports this module, in every job: standard library
 from __future__ import annotations
 
 import math
-import re
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NoReturn, TypeGuard, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     PrivateAttr,
@@ -31,242 +28,39 @@ from pydantic_core import PydanticCustomError
 
 from retrograd.messages import ConfigError, capped, guess, one_of, show, step
 from retrograd.plugin_source import Plugin, look_at_plugin
-from retrograd.scenarios import NUMERAL, Table, read_scenarios
+from retrograd.scenarios import Table, read_scenarios
+from retrograd.settings import (
+    GRADIENT_METHODS,
+    FilePath,
+    Flag,
+    Method,
+    Name,
+    Natural,
+    Part,
+    Size,
+    Text,
+    Time,
+    Variant,
+    VariantName,
+    check_variant_name,
+    choice,
+    is_name,
+    is_path,
+    once,
+    rising,
+)
 
 # Keys that `snakemake --config` puts beside the study: arguments of single commands, no part of it.
 ARGUMENTS = ("archive", "reference", "scenario", "variant", "trust_plugin", "portable")
 STAGES = ("steady_state", "dynamics", "gradients")
 STARTS = ("steady_state", "initial_state")
-GRADIENT_METHODS = ("replay", "checkpoint")
 WRT = ("dynamic", "steady", "network")
-_IMPLICIT_SOLVERS = ("Kvaerno3", "Kvaerno4", "Kvaerno5")
-_EXPLICIT_SOLVERS = ("Tsit5", "Dopri5", "Dopri8", "Bosh3", "Heun", "Midpoint", "Ralston")
-SOLVERS = (*_IMPLICIT_SOLVERS, *_EXPLICIT_SOLVERS)
-
-_UNBUILT_METHODS: dict[str, str] = dict.fromkeys(("forward", "backsolve"), "is planned and not built yet")
-_SPLIT_SOLVERS = "KenCarp3 KenCarp4 KenCarp5 Sil3"
-_OTHER_SOLVERS = (
-    "ALIGN Euler EulerHeun GeneralShARK HalfSolver ItoMilstein LeapfrogMidpoint QUICSORT ReversibleHeun "
-    "SEA SPaRK SRA1 SemiImplicitEuler ShARK ShOULD SlowRK StratonovichMilstein"
-)
-_REFUSED_SOLVERS = {
-    "ImplicitEuler": "is refused: diffrax <= 0.7.2 ignores failed Newton solves in it (diffrax issue 753)",
-    **dict.fromkeys(
-        _SPLIT_SOLVERS.split(),
-        "is refused: it needs a vector field split into an explicit and an implicit part",
-    ),
-    **dict.fromkeys(_OTHER_SOLVERS.split(), "is refused: no adaptive error estimate or no Butcher tableau"),
-}
-# Files and folders that stand beside the variants' folders in results/<study>/.
-_RESERVED = ("benchmarks", "comparison", "logs", "model.nc", "report", "summary.nc")
-
-
-# --- types ----------------------------------------------------------------------------------------
-
-
-def _refuse(wanted: str) -> NoReturn:
-    raise PydanticCustomError("retrograd", "{wanted}", {"wanted": wanted})
-
-
-def _only(wanted: str, test: Callable[[Any], bool]) -> BeforeValidator:
-    def check(value: Any) -> Any:
-        return value if test(value) else _refuse(wanted)
-
-    return BeforeValidator(check)
-
-
-def _real(wanted: str, test: Callable[[float], bool] = lambda _: True) -> BeforeValidator:
-    def check(value: Any) -> float:
-        # YAML 1.1 takes 1e-6 (no dot) and 1.0e30 (no sign in the exponent) for texts; whoever writes them
-        # means the numbers.
-        if isinstance(value, str) and NUMERAL.fullmatch(value):
-            value = float(value)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        try:
-            number = float(value) if is_number else math.nan
-        except OverflowError:
-            number = math.inf
-        return number if math.isfinite(number) and test(number) else _refuse(wanted)
-
-    return BeforeValidator(check)
-
-
-def _whole(wanted: str, low: int, high: int) -> BeforeValidator:
-    return _only(wanted, lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high)
-
-
-def _choice(options: Sequence[str], refused: Mapping[str, str] = MappingProxyType({})) -> BeforeValidator:
-    """Returns a validator of one of some words; `refused`: words that users may try, and why not."""
-
-    def check(value: Any) -> str:
-        if isinstance(value, str) and value in options:
-            return value
-        if isinstance(value, str) and value in refused:
-            _refuse(f"one of {', '.join(options)}; {value} {refused[value]}")
-        _refuse(one_of(value, options))
-
-    return BeforeValidator(check)
-
-
-def _is_name(value: Any) -> TypeGuard[str]:
-    is_word = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", value) is not None
-    return is_word and value not in (".", "..")
-
-
-def _check_name(value: Any) -> str:
-    if not _is_name(value):
-        quoted = ", in quotes (YAML reads something else)" if not isinstance(value, str) else ""
-        _refuse(f"a name of the characters A-Z a-z 0-9 _ . - and no others{quoted}")
-    return value
-
-
-def _check_variant_name(value: Any) -> str:
-    name = _check_name(value)
-    if name.casefold() in _RESERVED:
-        _refuse(f"another name: results/<study>/{name} is taken (as are {', '.join(_RESERVED)})")
-    return name
-
-
-def _is_path(value: Any) -> TypeGuard[str]:
-    # Snakemake reads braces in a file name as wildcards.
-    is_text = isinstance(value, str) and bool(value.strip())
-    return is_text and value.isprintable() and not set(value) & set("{}")
-
-
-def _none_word(value: Any) -> Any:
-    # YAML has no word `none`: it arrives as a text.
-    if value is None or value == "none":
-        return None
-    return value if isinstance(value, dict) else _refuse("none, or a mapping with the keys x_max, dx_fill")
-
-
-def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not values:
-        _refuse("a list with at least one entry")
-    twice = sorted({v for v in values if values.count(v) > 1})
-    if twice:
-        _refuse(f"every entry once; {', '.join(map(repr, twice))} stands there more than once")
-    return values
-
-
-def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
-    if not values:
-        _refuse("a list with at least one time")
-    for before, after in pairwise(values):
-        if after <= before:
-            _refuse(f"strictly increasing times; {after!r} comes after {before!r}")
-    return values if values[-1] > 0.0 else _refuse("a last time above 0")
-
-
-Text = Annotated[str, _only("a text", lambda v: isinstance(v, str) and bool(v.strip()))]
-Flag = Annotated[bool, _only("true or false", lambda v: isinstance(v, bool))]
-Name = Annotated[str, BeforeValidator(_check_name)]
-VariantName = Annotated[str, BeforeValidator(_check_variant_name)]
-FilePath = Annotated[str, _only("a path, relative to the working directory or absolute, without { and }", _is_path)]
-Finite = Annotated[float, _real("a finite number")]
-Positive = Annotated[float, _real("a finite number above 0", lambda v: v > 0)]
-Relative = Annotated[float, _real("a number above 0 and below 1", lambda v: 0 < v < 1)]
-Time = Annotated[float, _real("a finite number, 0 or above", lambda v: v >= 0)]
-Steps = Annotated[int, _whole("a whole number from 1 to 2147483647", 1, 2**31 - 1)]
-Size = Annotated[int, _whole("a whole number from 1 to 100000", 1, 100_000)]
-Natural = Annotated[int, _whole("a whole number, 0 or above", 0, 2**31 - 1)]
-Method = Annotated[str, _choice(GRADIENT_METHODS, _UNBUILT_METHODS)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-# --- variants -------------------------------------------------------------------------------------
-
-
-class Guard(_Part):
-    """Bounds on what the vector field sees and gives back."""
-
-    x_max: Positive = Field(description="bound on |x| of every state as the vector field sees it [unit of the state]")
-    dx_fill: Finite = Field(description="rate in place of one that is not finite [unit of the state / time unit]")
-
-
-class SteadyState(_Part):
-    """How the steady state is sought."""
-
-    method: Annotated[Literal["root", "integrate"], _choice(("root", "integrate"))] = Field(
-        default="root", description="root: a root find; integrate: integration until nothing moves"
-    )
-    rtol: Relative = Field(default=1.0e-10, description="relative tolerance [1]")
-    atol: Positive = Field(default=1.0e-10, description="absolute tolerance [unit of the state]")
-    max_steps: Steps = Field(default=256, description="most iterations, or steps of the integration [1]")
-
-
-class Nonlinear(_Part):
-    """The inner solve of implicit steps; explicit solvers have none."""
-
-    method: Annotated[Literal["newton", "chord"], _choice(("newton", "chord"))] = Field(
-        default="newton", description="newton: a new Jacobian every iteration; chord: one Jacobian a stage"
-    )
-    rtol: Relative | None = Field(default=None, description="relative tolerance [1]; null: the controller's")
-    atol: Positive | None = Field(
-        default=None, description="absolute tolerance [unit of the state]; null: the controller's"
-    )
-
-
-class Controller(_Part):
-    """The step-size controller."""
-
-    rtol: Relative = Field(default=1.0e-6, description="relative tolerance [1]")
-    atol: Positive = Field(default=1.0e-8, description="absolute tolerance [unit of the state]")
-    pcoeff: Finite = Field(default=0.0, description="proportional coefficient [1]")
-    icoeff: Finite = Field(default=1.0, description="integral coefficient [1]")
-    dcoeff: Finite = Field(default=0.0, description="derivative coefficient [1]")
-    dtmax: Positive | None = Field(default=None, description="longest step [time unit of the model]; null: any")
-    dt0: Positive | None = Field(default=None, description="first step [time unit of the model]; null: chosen")
-
-
-class Segment(_Part):
-    """One stage of a solve in stages."""
-
-    until: Positive = Field(description="model time at which the stage ends [time unit of the model]")
-    dtmax: Positive | None = Field(
-        default=None, description="longest step in it [time unit of the model]; null: the controller's dtmax"
-    )
-
-
-def _stages(values: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    _rising(tuple(s.until for s in values))
-    return values
-
-
-class Variant(_Part):
-    """A complete numerical treatment; what is left out is as in the built-in `recommended`."""
-
-    precision: Annotated[Literal["float32", "float64"], _choice(("float32", "float64"))] = Field(
-        default="float64", description="float32 or float64"
-    )
-    formulation: Text = Field(default="stable", description="one of the model's formulations")
-    guard: Annotated[Guard | None, BeforeValidator(_none_word)] = Field(
-        default=None, description="none, or bounds on the state and the rates: x_max, dx_fill"
-    )
-    steady_state: SteadyState = Field(default=SteadyState(), description="search for the steady state")
-    solver: Annotated[str, _choice(SOLVERS, _REFUSED_SOLVERS)] = Field(
-        default="Kvaerno5", description=f"a diffrax solver: {', '.join(SOLVERS)}"
-    )
-    nonlinear: Nonlinear = Field(default=Nonlinear(), description="inner solve of implicit steps")
-    controller: Controller = Field(default=Controller(), description="step-size controller")
-    segments: Annotated[tuple[Segment, ...], AfterValidator(_stages)] | None = Field(
-        default=None,
-        description="null, or stages to solve in, by increasing `until`; "
-        "after the last one the controller's dtmax holds",
-    )
-    max_steps: Steps = Field(default=16384, description="most attempts, accepted and rejected, a simulation [1]")
-    gradient: Method | None = Field(
-        default=None, description="gradient method whose verdict decides the outcome; null: the study's first"
-    )
 
 
 # --- the study ------------------------------------------------------------------------------------
 
 
-class ModelFile(_Part):
+class ModelFile(Part):
     """Where the model comes from."""
 
     plugin: FilePath = Field(description="the plug-in, a Python file; trusted code; relative to the working directory")
@@ -276,7 +70,7 @@ class ModelFile(_Part):
     )
 
 
-class Grid(_Part):
+class Grid(Part):
     """Evenly spaced save times."""
 
     start: Time = Field(description="first save time [time unit of the model]")
@@ -290,17 +84,17 @@ class Grid(_Part):
 
     @model_validator(mode="after")
     def _in_order(self) -> Grid:
-        _rising(self.times())
+        rising(self.times())
         return self
 
 
-class Gradient(_Part):
+class Gradient(Part):
     """Which derivatives of the loss are formed and checked."""
 
-    methods: Annotated[tuple[Method, ...], AfterValidator(_once)] = Field(
-        default=GRADIENT_METHODS, description=f"how they are formed: {', '.join(GRADIENT_METHODS)}"
+    methods: Annotated[tuple[Method, ...], AfterValidator(once)] = Field(
+        default=("replay", "checkpoint"), description=f"how they are formed: {', '.join(GRADIENT_METHODS)}"
     )
-    wrt: Annotated[tuple[Annotated[str, _choice(WRT)], ...], AfterValidator(_once)] = Field(
+    wrt: Annotated[tuple[Annotated[str, choice(WRT)], ...], AfterValidator(once)] = Field(
         default=WRT,
         description="with respect to what: dynamic (k of the dynamic phase), steady (k of the steady phase; "
         "nothing with start: initial_state), network (its weights)",
@@ -318,18 +112,18 @@ def _save_times_kind(value: Any) -> str | None:
     return "<list>" if isinstance(value, list | tuple) else None
 
 
-class Study(_Part):
+class Study(Part):
     """A study as its config file describes it; `load_study` makes it."""
 
     study: Name = Field(description="name: results go to results/<study>/; characters A-Z a-z 0-9 _ . -")
     model: ModelFile = Field(description="the model: plugin, class, weights")
     scenarios: FilePath = Field(description="scenario table, a TSV file; relative to the working directory")
-    start: Annotated[Literal["steady_state", "initial_state"], _choice(STARTS)] = Field(
+    start: Annotated[Literal["steady_state", "initial_state"], choice(STARTS)] = Field(
         default="steady_state",
         description="where the dynamics begin: steady_state, or initial_state, which the model defines",
     )
     save_times: Annotated[
-        Annotated[Grid, Tag("<grid>")] | Annotated[Annotated[tuple[Time, ...], AfterValidator(_rising)], Tag("<list>")],
+        Annotated[Grid, Tag("<grid>")] | Annotated[Annotated[tuple[Time, ...], AfterValidator(rising)], Tag("<list>")],
         Discriminator(
             _save_times_kind,
             custom_error_type="retrograd",
@@ -337,7 +131,7 @@ class Study(_Part):
             custom_error_context={"wanted": "a mapping with the keys start, stop, num, or a list of times"},
         ),
     ] = Field(description="{start, stop, num} or a list of strictly increasing times [time unit of the model]")
-    variants: Annotated[tuple[VariantName, ...], AfterValidator(_once)] = Field(
+    variants: Annotated[tuple[VariantName, ...], AfterValidator(once)] = Field(
         description="which variants are computed: built-in ones, or those of define_variants"
     )
     define_variants: dict[VariantName, Variant] = Field(
@@ -405,22 +199,51 @@ def stage_options(study: Study, variant_name: str, stage: str) -> dict[str, Any]
     nor on parameters of the steady phase (`wrt` is without it).
     """
     variant = study.variant(variant_name)
-    settings = variant.model_dump(mode="json")
-    settings["formulation"] = study.formulation_of(variant_name)
-    options = {key: settings[key] for key in ("precision", "formulation", "guard")}
+    formulation = study.formulation_of(variant_name)
+    settings = variant.model_dump(mode="json") | {"formulation": formulation}
+    rungs = []
+    for name, changed in variant.rungs(study.times()[-1]):
+        same = changed["formulation"] == variant.formulation
+        rungs.append((name, changed | {"formulation": formulation} if same else changed))
+    steady = study.start == "steady_state"
+    find = _of_stage(settings, _STEADY_KEYS) | {"rescue": _rescue(settings, rungs, _STEADY_KEYS)}
+    solve = _of_stage(settings, _DYNAMICS_KEYS) | {"rescue": _rescue(settings, rungs, _DYNAMICS_KEYS)}
     if stage == "steady_state":
-        return {**options, "steady_state": settings["steady_state"]}
-    options |= {key: settings[key] for key in ("solver", "nonlinear", "controller", "segments", "max_steps")}
-    options |= {"save_times": list(study.times()), "start": study.start}
+        return find
+    solve |= {"save_times": list(study.times()), "start": study.start}
     if stage == "dynamics":
-        return options
+        return solve
     if stage != "gradients":
         raise ValueError(f"stage is {stage!r}, wanted one of {', '.join(STAGES)}.")
-    steady = study.start == "steady_state"
     gradient = study.gradient.model_dump(mode="json")
     # The order in which the config lists them changes nothing.
     gradient["wrt"] = [w for w in WRT if w in study.gradient.wrt and (steady or w != "steady")]
-    return {**options, "steady_state": settings["steady_state"] if steady else None, "gradient": gradient}
+    return {**solve, "find": find if steady else None, "gradient": gradient}
+
+
+_FIELD_KEYS = ("precision", "formulation", "guard")
+_STEADY_KEYS = (*_FIELD_KEYS, "steady_state")
+_DYNAMICS_KEYS = (*_FIELD_KEYS, "solver", "nonlinear", "controller", "segments", "max_steps")
+
+
+def _of_stage(settings: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: settings[key] for key in keys}
+
+
+def _rescue(
+    settings: Mapping[str, Any], rungs: Sequence[tuple[str, Mapping[str, Any]]], keys: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Returns the rungs that are something new for a stage: its settings, and `rung`, the place in the whole ladder.
+
+    The others stand there by name only, so that the numbers of rungs are the same in every stage.
+    """
+    seen = [_of_stage(settings, keys)]
+    out = []
+    for name, changed in rungs:
+        mine = _of_stage(changed, keys)
+        out.append({"name": name, "settings": None if mine in seen else mine})
+        seen.append(mine)
+    return out
 
 
 # --- what pydantic found --------------------------------------------------------------------------
@@ -525,7 +348,7 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
     plugin_path, class_name = _sub(raw, "model", "plugin"), _sub(raw, "model", "class")
     plugin = Plugin()
     lines = _check_file("model.plugin", plugin_path, (".py",), "a Python file")
-    if _is_path(plugin_path) and isinstance(class_name, str) and not lines:
+    if is_path(plugin_path) and isinstance(class_name, str) and not lines:
         plugin, lines = look_at_plugin(plugin_path, class_name)
     problems += lines
     start = raw.get("start", "steady_state")
@@ -535,7 +358,7 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
     scenarios = raw.get("scenarios")
     lines = _check_file("scenarios", scenarios, (), "a TSV file of scenarios")
     problems += lines
-    if _is_path(scenarios) and not lines:
+    if is_path(scenarios) and not lines:
         known = {"parameters": plugin.parameters, "states": plugin.states}
         try:
             table = read_scenarios(scenarios, **known, start=start if start in STARTS else None)
@@ -573,7 +396,7 @@ def _read_variants(path: Path) -> tuple[dict[str, Variant], list[str]]:
     problems: list[str] = []
     for name, settings in content.items():
         try:
-            _check_variant_name(name)
+            check_variant_name(name)
             variants[name] = Variant.model_validate(settings)
         except PydanticCustomError as error:
             problems.append(f"{path}: found the name {show(name)}, wanted {error.message()}")
@@ -584,7 +407,7 @@ def _read_variants(path: Path) -> tuple[dict[str, Variant], list[str]]:
 
 def _check_file(key: str, path: Any, suffixes: tuple[str, ...], what: str) -> list[str]:
     """Returns the problems with a file that the config names; pydantic tells where it is no path."""
-    if not _is_path(path):
+    if not is_path(path):
         return []
     file = Path(path)
     try:
@@ -603,7 +426,7 @@ def _check_file(key: str, path: Any, suffixes: tuple[str, ...], what: str) -> li
 
 def _check_variant_names(raw: Mapping[str, Any], built_in: Mapping[str, Variant], file: Path) -> list[str]:
     own = _sub(raw, "define_variants")
-    names = [name for name in own if _is_name(name)] if isinstance(own, Mapping) else []
+    names = [name for name in own if is_name(name)] if isinstance(own, Mapping) else []
     problems = [
         f"define_variants.{step(name)}: found the name of a built-in variant ({file}), wanted another name"
         for name in names

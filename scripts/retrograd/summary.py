@@ -49,6 +49,9 @@ def _one(folder: Path, method: str) -> dict[str, Any]:
     with np.errstate(all="ignore"):
         size = np.max(np.abs(fd), axis=1, initial=0, where=np.isfinite(fd))
         difference = np.max(np.abs(ad - fd[:, None, :]), axis=2, initial=0) / size[:, None]
+        scale = gradients["scale"].values
+        error = np.max(gradients["ode_error"].values * scale, axis=1, initial=0)
+        digits = -np.log10(error / np.max(np.abs(fd) * scale, axis=1, initial=0))
     row: dict[str, Any] = {
         "ids": ids,
         "methods": methods,
@@ -56,6 +59,8 @@ def _one(folder: Path, method: str) -> dict[str, Any]:
         "outcome": outcome,
         "status": status,
         "dynamics_status": dynamics_status,
+        "rung": dynamics["rung"].values,
+        "ode_digits": digits,
         "num_accepted": dynamics["num_accepted"].values,
         "num_rejected": dynamics["num_rejected"].values,
         "loss": gradients["loss"].values,
@@ -67,6 +72,7 @@ def _one(folder: Path, method: str) -> dict[str, Any]:
     }
     if steady is not None:
         row["steady_state_status"] = steady["status"].values
+        row["steady_state_rung"] = steady["rung"].values
     _causes(row, dynamics, steady, gradients, methods.index(method))
     return row
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retrograd.differences import Estimate, estimate, widths
+from retrograd.differences import Estimate, Samples, estimate, widths
 
-CASES = 2000
+CASES = 10_000
 Function = Callable[[Any, Any], Any]
 
 # g(u) and g'(u); p is an exponent of the case.
@@ -25,6 +25,10 @@ FAMILIES: dict[str, tuple[Function, Function]] = {
 }
 
 
+def differences(h: np.ndarray, plus: np.ndarray, minus: np.ndarray, center: np.ndarray, dtype: Any) -> Estimate:
+    return estimate(Samples(h, plus, minus, center, float(np.finfo(dtype).eps)))
+
+
 @dataclass
 class Cases:
     """Functions sum_j c_j g_j(a_j x) with random coefficients, at random points, their values taken in `dtype`."""
@@ -35,9 +39,10 @@ class Cases:
     center: np.ndarray
     true: np.ndarray
     dtype: np.dtype
+    noise: np.ndarray
 
     def estimate(self) -> Estimate:
-        return estimate(self.h, self.plus, self.minus, self.center, self.dtype)
+        return differences(self.h, self.plus, self.minus, self.center, self.dtype)
 
 
 def cases(
@@ -72,8 +77,9 @@ def cases(
     wide = np.longdouble if dtype is np.float64 else np.float64
     terms = zip(a.astype(wide).T, c.astype(wide).T, families, strict=True)
     true = sum(cj * aj * FAMILIES[name][1](aj * at.astype(wide), p.astype(wide)) for aj, cj, name in terms)
+    noise = float(np.finfo(dtype).eps) * np.maximum(np.abs(value(at[:, None])[:, 0]), added)
     used = (plus.astype(np.float64) - minus.astype(np.float64)) / 2
-    return Cases(used, value(plus), value(minus), value(at[:, None])[:, 0], np.asarray(true), np.dtype(dtype))
+    return Cases(used, value(plus), value(minus), value(at[:, None])[:, 0], np.asarray(true), np.dtype(dtype), noise)
 
 
 def judge(found: Estimate, true: np.ndarray) -> tuple[float, float, float]:
@@ -95,7 +101,7 @@ def test_the_bound_holds(name: str, capsys: pytest.CaptureFixture[str]):
             end="",
         )
     assert held >= 0.99
-    assert loose <= 1000
+    assert loose <= 100
     assert relative < 1e-8
 
 
@@ -106,9 +112,9 @@ def test_extrapolation_lets_wide_widths_be_used(noise: float, degree: int):
     rng = np.random.Generator(np.random.PCG64(2))
     h = widths(np.ones(CASES), np.dtype(np.float64))
     noisy = lambda x: x**degree + noise * rng.standard_normal(x.shape)
-    found = estimate(h, noisy(1 + h), noisy(1 - h), noisy(np.ones((CASES, 1)))[:, 0], np.dtype(np.float64))
+    found = differences(h, noisy(1 + h), noisy(1 - h), noisy(np.ones((CASES, 1)))[:, 0], np.float64)
     assert np.mean(np.abs(found.value - degree) <= found.error) >= 0.99
-    assert np.median(found.error) < 12_000 * noise
+    assert np.median(found.error) < 20_000 * noise
     assert np.median(np.abs(found.value - degree)) < 1200 * noise
 
 
@@ -119,7 +125,7 @@ def test_the_bound_holds_with_rounding_noise(within: bool, capsys: pytest.Captur
     with capsys.disabled():
         print(f"\n  noise, {within=}: held in {held:.2%}, bound/error {loose:.2g} (median)", end="")
     assert held >= 0.99
-    assert loose <= 1000
+    assert loose <= 100
 
 
 @pytest.mark.parametrize("offset", [None, (0, 3)], ids=["plain", "noise"])
@@ -127,7 +133,7 @@ def test_float32(offset: tuple[float, float] | None):
     drawn = cases(list(FAMILIES), dtype=np.float32, offset=offset)
     held, loose, relative = judge(drawn.estimate(), drawn.true)
     assert held >= 0.99
-    assert loose <= 1000
+    assert loose <= 100
     assert relative < (1e-3 if offset is None else 0.1)
 
 
@@ -135,7 +141,7 @@ def test_values_computed_in_float32_need_the_bound_of_float32():
     """The noise that is measured carries the bound even where the type that is told does not."""
     drawn = cases(list(FAMILIES), dtype=np.float32)
     told, _, _ = judge(drawn.estimate(), drawn.true)
-    wrong, _, _ = judge(estimate(drawn.h, drawn.plus, drawn.minus, drawn.center, np.dtype(np.float64)), drawn.true)
+    wrong, _, _ = judge(differences(drawn.h, drawn.plus, drawn.minus, drawn.center, np.dtype(np.float64)), drawn.true)
     assert told >= 0.99
     assert wrong >= 0.9
 
@@ -180,7 +186,7 @@ def test_a_constant_function(constant: float, dtype: type):
     scale = np.array([1e-3, 1.0, 1e3])
     h = widths(scale, np.dtype(dtype))
     values = np.full(h.shape, dtype(constant), np.float64)
-    found = estimate(h, values, values, values[:, 0], np.dtype(dtype))
+    found = differences(h, values, values, values[:, 0], np.dtype(dtype))
     assert np.all(found.value == 0)
     # Rounding of the function at the widest width but one, and nothing else.
     assert np.all(found.error * scale <= 2000 * np.finfo(dtype).eps * abs(constant))
@@ -195,7 +201,7 @@ def test_no_false_promise_where_there_is_no_derivative(name: str, error: Callabl
     """Off the middle, so that the differences do not cancel by symmetry: the bound must cover their spread."""
     h = widths(np.ones(1), np.dtype(np.float64))
     at = 0.3 * h[0, 3]
-    found = estimate(h, error(at + h), error(at - h), np.atleast_1d(error(at)), np.dtype(np.float64))
+    found = differences(h, error(at + h), error(at - h), np.atleast_1d(error(at)), np.dtype(np.float64))
     spread = np.ptp(found.quotients[0, :3])
     assert found.error[0] > 0.1 * spread, name
 
@@ -206,10 +212,10 @@ def test_one_sided_noise_is_measured():
     h = widths(np.ones(CASES), np.dtype(np.float64))
     noisy = lambda x: np.exp(x) + 1e-9 * rng.standard_normal(x.shape)
     center = noisy(np.zeros((CASES, 1)))[:, 0]
-    found = estimate(h, noisy(h), noisy(-h), center, np.dtype(np.float64))
+    found = differences(h, noisy(h), noisy(-h), center, np.dtype(np.float64))
     held, loose, _ = judge(found, np.ones(CASES))
     assert held >= 0.99
-    assert loose <= 1000
+    assert loose <= 100
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -223,3 +229,36 @@ def test_widths(dtype: type):
     assert np.allclose(found[0, 0] * 2, found[1, 0], rtol=1e-14)
     assert np.all(found[0, 0] < 0.1)
     assert np.all(found[0, 0] > np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("offset", [None, (0, 3)], ids=["plain", "noise"])
+@pytest.mark.parametrize("size", [1e-2, 1e-4])
+def test_a_kink_at_the_point_is_told_from_noise_and_curvature(size: float, offset: tuple[float, float] | None):
+    """Central differences agree on the mean of the two slopes: only the one-sided ones know."""
+    drawn = cases(list(FAMILIES), offset=offset, within=offset is not None)
+    assert np.mean(drawn.estimate().kink) < 1e-3
+    jump = size * np.abs(drawn.true).astype(float)
+    drawn.plus = drawn.plus + jump[:, None] * drawn.h
+    found = drawn.estimate()
+    large = jump * drawn.h[:, -1] > 100 * drawn.noise
+    assert np.mean(large) > 0.5
+    assert np.mean(found.kink[large]) > 0.99
+    # Automatic differentiation gives the slope to one side: it must not be called wrong.
+    side = np.where(np.arange(CASES) % 2, drawn.true, drawn.true + jump)
+    assert np.mean((np.abs(found.value - side) > found.error) & ~found.kink) < 1e-3
+
+
+@pytest.mark.parametrize("noise", [1e-13, 1e-11, 1e-9, 1e-6])
+def test_white_noise_is_no_kink(noise: float):
+    rng = np.random.Generator(np.random.PCG64(4))
+    h = widths(np.ones(CASES), np.dtype(np.float64))
+    noisy = lambda x: np.exp(x) + noise * rng.standard_normal(x.shape)
+    found = differences(h, noisy(h), noisy(-h), noisy(np.zeros((CASES, 1)))[:, 0], np.float64)
+    assert np.mean(found.kink) < 1e-3
+
+
+def test_noise_known_from_elsewhere_widens_the_bound():
+    drawn = cases(["exp"])
+    samples = Samples(drawn.h, drawn.plus, drawn.minus, drawn.center, float(np.finfo(float).eps))
+    told = estimate(samples, np.full(CASES, 1e-3) * np.abs(drawn.center))
+    assert np.all(told.error > 10 * drawn.estimate().error)

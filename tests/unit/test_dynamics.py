@@ -22,6 +22,7 @@ from retrograd.dynamics import (
     save_index,
 )
 from retrograd.plugins import vector_field
+from retrograd.runge_kutta import RungeKutta
 
 TIMES = np.linspace(0, 10, 21)
 
@@ -30,10 +31,10 @@ def starts(count: int) -> np.ndarray:
     return np.tile(START, (count, 1))
 
 
-@pytest.mark.parametrize("method", ["newton", "chord"])
-def test_the_loop_takes_the_steps_of_diffeqsolve(method):
-    settings = options(method=method)
-    k = grid()[[0, 1, 2, 24]]
+@pytest.mark.parametrize("solver", ["Kvaerno5", "Tsit5"])
+def test_the_loop_takes_the_steps_of_diffeqsolve(solver):
+    settings = options(method="chord", solver=solver)
+    k = grid()[[0, 1, 2, 24]] if solver == "Kvaerno5" else grid()[[0, 3, 18]]
     records = solve(StiffGrid, StiffGrid(), settings, TIMES, starts(len(k)), k)
     field = vector_field(StiffGrid, "stable", None)
 
@@ -60,6 +61,44 @@ def test_the_loop_takes_the_steps_of_diffeqsolve(method):
         np.testing.assert_allclose(record.step_time, ts[:n], rtol=1e-6)
         # The steps are the same; rounding, fed back through their lengths, stays below one unit of the tolerance.
         np.testing.assert_allclose(record.step_x, ys[:n], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", ["Kvaerno3", "Kvaerno4", "Kvaerno5"])
+def test_our_step_is_that_of_diffrax_with_its_stages_solved_to_rounding(solver):
+    k = grid()[[0, 3, 6, 18, 21, 24]]
+    settings = options(solver=solver, method="newton", rtol=1e-13, atol=1e-14)
+    field = vector_field(StiffGrid, "stable", None)
+    ours = RungeKutta(field, solver, 1e-8, 2, np.dtype(float), 30)
+    theirs = make_solver(settings | {"nonlinear": settings["nonlinear"] | {"rtol": 1e-14, "atol": 1e-14}})
+    term = diffrax.ODETerm(lambda t, x, args: field(StiffGrid(), jnp.asarray(t), x, args))
+    x = jnp.asarray(START)
+    for row in jnp.asarray(k):
+        t0 = jnp.asarray(0.0)
+        rate = field(StiffGrid(), t0, x, row)
+        t1 = 0.1 / jnp.max(jnp.abs(rate))
+        found = ours(StiffGrid(), t0, t1, x, rate, row)
+        wanted, error, _, _, _ = theirs.step(term, t0, t1, x, row, (jnp.asarray(False), rate), False)
+        moved = np.max(np.abs(wanted - x))
+        assert moved > 1e-2
+        np.testing.assert_allclose(found.x, wanted, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(found.error, error, rtol=1e-6, atol=1e-12)
+        np.testing.assert_allclose(found.rate, field(StiffGrid(), t1, found.x, row), rtol=1e-6)
+        # The stages satisfy their equations.
+        a, c = ours.tableau.a, ours.tableau.c
+        rates = np.array([field(StiffGrid(), c[i] * t1, y, row) for i, y in enumerate(found.stages)])
+        np.testing.assert_allclose(found.stages, x + t1 * (a @ rates), rtol=1e-9, atol=1e-9)
+
+
+def test_equilibrium_to_the_last_bit_costs_no_steps():
+    """Rate times rounding is e^25 * 1e-16: rates evaluated there would make every long step look wrong."""
+    stiff = dict(zip(StiffGrid.parameters, grid()[0], strict=True)) | {"k1": 25.0, "k3": 24.0, "p2": 10.0}
+    k = np.array([[stiff[name] for name in StiffGrid.parameters]])
+    times = np.linspace(0, 1e5, 21)
+    (record,) = solve(StiffGrid, StiffGrid(), options(), times, starts(1), k)
+    assert record.status == SUCCESSFUL
+    assert len(record.end) < 300
+    # At rest: x1 = k4, x0 = p2 - x1 - k2.
+    np.testing.assert_allclose(record.step_x[-1], [10.0 - P4, P4], rtol=1e-14)
 
 
 def test_every_attempt_is_recorded_and_every_save_time_ends_a_step():

@@ -25,7 +25,7 @@ from retrograd.api import Model
 from retrograd.dynamics import rows_at
 from retrograd.gradients import gradient_table, own_error, verdicts
 from retrograd.plugins import vector_field
-from retrograd.schema import VERDICTS
+from retrograd.schema import REASONS, VERDICTS
 from retrograd.steady import SteadyProblem
 
 TIMES = np.linspace(0, 10, 21)
@@ -52,7 +52,8 @@ def test_every_replay_gradient_of_the_stiff_grid_is_verified(stiff):
     # The check is a check: its bound is far below the derivatives that it judges.
     size = np.max(np.abs(table["fd"]), axis=1)
     assert np.median(table["fd_error"] / size[:, None]) < 1e-10
-    assert np.max(table["replay_deviation"]) < 1e-4
+    # The replay is the same step as the solve's: to the bit.
+    assert np.max(table["replay_deviation"]) == 0
 
 
 def test_the_default_adjoint_loses_most_of_the_stiff_grid(stiff):
@@ -232,7 +233,7 @@ def test_the_replay_gradient_is_the_one_of_jax_through_the_same_steps():
 
 def test_planted_mistakes_are_refuted(stiff):
     problem, recorded, table = stiff
-    fd, fd_error = table["fd"], table["fd_error"]
+    fd, fd_error, smooth = table["fd"], table["fd_error"], np.zeros(table["fd"].shape, bool)
     scale = problem.scales(recorded)
     right = table["ad"][:, 0]
     error = own_error("replay", right, scale, problem.options, problem.dtype)
@@ -243,24 +244,30 @@ def test_planted_mistakes_are_refuted(stiff):
         "dropped": np.where(np.arange(5) == 2, 0.0, right),
     }
     for name, wrong in mistakes.items():
-        found = verdicts(wrong, error, fd, fd_error, scale, problem.dtype)
+        found = verdicts(wrong, error, fd, fd_error, smooth, scale, problem.dtype)[0]
         told = np.abs(wrong - right) > 3 * (fd_error + error)
         assert told.sum() >= 90, name
         assert set(words(found[told])) <= {"refuted"}, name
-    assert set(words(verdicts(right, error, fd, fd_error, scale, problem.dtype))) == {"verified"}
+    assert set(words(verdicts(right, error, fd, fd_error, smooth, scale, problem.dtype)[0])) == {"verified"}
 
 
 def test_verdicts_by_hand():
     scale = np.ones((1, 1))
-    judge = lambda ad, fd, fd_error: words(
-        verdicts(np.array([[ad]]), np.zeros((1, 1)), np.array([[fd]]), np.array([[fd_error]]), scale, np.dtype(float))
-    )[0]
-    assert judge(1.0, 1.0, 1e-9) == "verified"
-    assert judge(1.001, 1.0, 1e-9) == "refuted"
-    assert judge(1.0, 1.0, 0.5) == "inconclusive"
-    assert judge(np.nan, 1.0, 1e-9) == "nonfinite"
-    assert judge(np.inf, 1.0, 1e-9) == "nonfinite"
-    assert judge(1.0, np.nan, np.nan) == "inconclusive"
+
+    def judge(ad: float, fd: float, fd_error: float, kink: bool = False) -> tuple[str, str]:
+        cell = lambda value: np.array([[value]])
+        at = cell(ad), cell(0.0), cell(fd), cell(fd_error), cell(kink)
+        verdict, reason = verdicts(*at, scale, np.dtype(float))
+        return VERDICTS[verdict[0, 0]], REASONS[reason[0, 0]]
+
+    assert judge(1.0, 1.0, 1e-9) == ("verified", "agrees")
+    assert judge(1.001, 1.0, 1e-9) == ("refuted", "differs")
+    assert judge(1.0, 1.0, 0.5) == ("inconclusive", "bound_too_wide")
+    assert judge(1.0, 1.0, 1e-9, True) == ("inconclusive", "kink")
+    assert judge(1.001, 1.0, 1e-9, True) == ("inconclusive", "kink")
+    assert judge(np.nan, 1.0, 1e-9) == ("nonfinite", "derivative_nonfinite")
+    assert judge(np.inf, 1.0, 1e-9) == ("nonfinite", "derivative_nonfinite")
+    assert judge(1.0, np.nan, np.nan) == ("inconclusive", "no_difference")
 
 
 class Kinked(Model):
@@ -281,7 +288,9 @@ def test_a_kink_is_not_verified():
     settings = options(wrt=["dynamic"])
     records = solve(Kinked, Kinked(), settings, [1.0], x, k)
     table = gradient_table(gradient_problem(Kinked, Kinked(), settings, [1.0]), scenarios(records, x, k))
-    assert words(table["verdict"])[0] in ("inconclusive", "refuted")
+    assert words(table["verdict"]) == ["inconclusive"]
+    assert REASONS[table["reason"][0, 0, 0]] == "kink"
+    assert table["fd_left"][0, 0] != pytest.approx(table["fd_right"][0, 0], rel=0.1)
 
 
 def test_scenarios_that_were_not_simulated_are_skipped_and_touch_nobody():
