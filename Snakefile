@@ -20,6 +20,7 @@ include: "workflow/rules/steady_state.smk"
 include: "workflow/rules/dynamics.smk"
 include: "workflow/rules/gradients.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/debug.smk"
 
 
 rule all:

@@ -12,9 +12,9 @@ def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenar
     import numpy as np
 
     from retrograd import context, store
+    from retrograd.gradient_stage import form_gradients, gradient_problem
     from retrograd.gradients import load_recorded
     from retrograd.schema import GRADIENTS, VERDICTS
-    from retrograd.stages import form_gradients, gradient_problem
 
     options = run.settings
     cls, model = context.load_model(plugin, class_name, model_file)

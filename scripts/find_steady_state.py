@@ -12,8 +12,9 @@ def main(run, plugin, class_name, model_file, scenarios, out_file):
     import dataclasses
 
     from retrograd import context, store
+    from retrograd.find_stage import find_steady_states
+    from retrograd.rescue import rung_names
     from retrograd.schema import STEADY_STATE, STEADY_STATUS
-    from retrograd.stages import chunk_summary, find_steady_states, rung_names
 
     options = run.settings
     cls, model = context.load_model(plugin, class_name, model_file)
@@ -21,7 +22,7 @@ def main(run, plugin, class_name, model_file, scenarios, out_file):
     progress = Progress("steady states", len(chunk.ids))
     found, rung = find_steady_states(cls, model, options, chunk.k_steady, chunk.x0, tell_rescue)
     progress.advance(len(chunk.ids))
-    for line in chunk_summary(found.status, STEADY_STATUS, chunk):
+    for line in context.chunk_summary(found.status, STEADY_STATUS, chunk):
         log.warning(line)
     states = list(cls.states)
     dataset = store.build(

@@ -79,7 +79,7 @@ _FLAGS = {
     "cause": schema.CAUSES,
 }
 _UNITS = {"{state}": "of the state", "{time}": "time unit", "{per_time}": "1 / time unit"}
-_DTYPES = {"float64": "float", "int32": "int", "int8": "int8"}
+_DTYPES = {"str": "string", "float64": "float", "int32": "int", "int8": "int8"}
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -13,8 +13,9 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file):
 
     from retrograd import context, store
     from retrograd.dynamics import rows_at
+    from retrograd.rescue import rung_names
     from retrograd.schema import DYNAMICS, DYNAMICS_STATUS
-    from retrograd.stages import chunk_summary, rung_names, simulate
+    from retrograd.solve_stage import simulate
     from retrograd.starts import initial_states
 
     options = run.settings
@@ -32,7 +33,7 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file):
     records, rung = simulate(cls, model, options, start, chunk.k_dynamic, tell_rescue, progress.advance, compiled)
     watch.lap("run")
     status = np.array([r.status for r in records])
-    for line in chunk_summary(status, DYNAMICS_STATUS, chunk):
+    for line in context.chunk_summary(status, DYNAMICS_STATUS, chunk):
         log.warning(line)
     join = lambda name: np.concatenate([getattr(r, name) for r in records])
     error = join("error")

@@ -52,7 +52,14 @@ def options(**changes: Any) -> dict[str, Any]:
         },
         "segments": None,
         "max_steps": 16384,
-        "gradient": {"methods": ["replay"], "wrt": ["dynamic", "steady", "network"], "directions": 2, "seed": 0},
+        "gradient": {
+            "methods": ["replay"],
+            "wrt": ["dynamic", "steady", "network"],
+            "directions": 2,
+            "seed": 0,
+            "free_differences": 0,
+            "reference": 0,
+        },
     }
     for key, value in changes.items():
         for part in (out["controller"], out["nonlinear"], out["gradient"]):

@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from retrograd.api import Model
+from retrograd.batches import batched
 from retrograd.plugins import Field, build_structure, load_class, vector_field
 from retrograd.scenarios import Table
 from retrograd.weights import read_model
@@ -54,3 +58,37 @@ def field_of(cls: type[Model], settings: Mapping[str, Any]) -> Field:
 def units_of(cls: type[Model]) -> dict[str, Any]:
     """Returns the units that fill the schema's braces."""
     return {"state": list(cls.states.values()), "time": cls.time_unit}
+
+
+def within_guard(
+    cls: type[Model],
+    model: Model,
+    options: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    k: np.ndarray,
+    states: list[np.ndarray],
+) -> np.ndarray:
+    """Returns of which scenarios all states, arrays (step, state), are such that a rung's guard changed nothing.
+
+    A bound that acts makes another model of it, and the solution of that one is no rescue.
+    """
+    guard = settings["guard"]
+    if guard is None or guard == options["guard"]:
+        return np.ones(len(states), bool)
+    field = field_of(cls, options)
+    rate = eqx.filter_jit(jax.vmap(lambda m, x, k: field(m, jnp.zeros((), x.dtype), x, k), in_axes=(None, 0, 0)))
+    good = np.array([bool(np.all(np.abs(x) < guard["x_max"])) for x in states])
+    for i in np.flatnonzero(good):
+        if len(states[i]):
+            rates = batched(rate, model, states[i], np.repeat(k[i : i + 1], len(states[i]), axis=0))
+            good[i] = bool(np.all(np.isfinite(rates)))
+    return good
+
+
+def chunk_summary(codes: np.ndarray, names: tuple[str, ...], chunk: Chunk) -> list[str]:
+    """Returns one line for each status but the first that occurs: how many scenarios, and the first ten by name."""
+    lines = []
+    for code in np.unique(codes[codes != 0]):
+        which = [name for name, c in zip(chunk.ids, codes, strict=True) if c == code]
+        lines.append(f"{names[code]}: {len(which)} scenarios: {', '.join(which[:10])}")
+    return lines

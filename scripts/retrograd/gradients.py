@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from retrograd.api import Model
 from retrograd.batches import batched, float_type
 from retrograd.context import Chunk
 from retrograd.differences import WIDTHS, Samples, estimate, widths
-from retrograd.dynamics import FIRST_STEP, make_controller, make_solver, save_index
+from retrograd.dynamics import save_index
 from retrograd.plugins import Field, member
 from retrograd.replay import Replayer
 from retrograd.schema import REASONS, VERDICTS
@@ -148,7 +147,7 @@ class GradientProblem:
 
     # -- gradients ------------------------------------------------------------------------------------
 
-    def _from_start(self, data: Scenarios, gx: np.ndarray, gk: np.ndarray, gw: np.ndarray):
+    def from_start(self, data: Scenarios, gx: np.ndarray, gk: np.ndarray, gw: np.ndarray):
         """Carries the cotangent of the start state on into parameters; returns dynamic, steady and weight gradients."""
         gs = np.zeros_like(gk)
         if self.steady is None:
@@ -182,7 +181,7 @@ class GradientProblem:
         gx, gk, gw = self.replayer.backward(self.model, data.k_dynamic, data.steps, stages, injected, self.weights)
         if self.times[0] == 0:
             gx = gx + lx[:, 0]
-        dynamic, steady, network = self._from_start(data, gx, gk + lk, gw + lw)
+        dynamic, steady, network = self.from_start(data, gx, gk + lk, gw + lw)
         out = {
             "loss": loss,
             "rows": rows,
@@ -286,65 +285,18 @@ class GradientProblem:
         if method == "replay":
             ad = self.columns_of(replayed)
             return ad, own_error(method, ad, scale, self.options, self.dtype), replayed["network"]
-        gradient, steps = self.checkpoint(data)
+        # Here, since these modules build on this one.
+        from retrograd import peers
+
+        if method == "backsolve":
+            ad, error = peers.backsolve(self, data)
+            # It is the derivative of the ODE that it approximates, not that of the numerical solution.
+            return ad, error + self.discretisation(data, replayed, scale)["ode_error"], none
+        gradient, steps = peers.checkpoint(self, data)
         ad = self.columns_of(gradient)
         error = own_error(method, ad, scale, self.options, self.dtype)
         error = error + self.step_choice(data, self.columns_of(replayed), steps)
         return ad, error, gradient["network"]
-
-    def checkpoint(self, data: Scenarios) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        """Returns gradients by `diffrax.RecursiveCheckpointAdjoint` through the adaptive solve, as users form them.
-
-        Keys: `dynamic`, `steady`, `network`; NaN where diffrax did not get to the end: it would leave rows unsaved,
-        and a finite derivative of those that are there. The second value is the ends of the steps that it took.
-        """
-        solver = make_solver(self.options)
-        controller = make_controller(self.options, self.times[self.times > 0])
-        term = diffrax.ODETerm(lambda t, x, args: self.field(args[0], jnp.asarray(t), x, args[1]))
-        times = jnp.asarray(self.times)
-        call = member(self.cls, "loss", ())
-        dt0 = self.options["controller"]["dt0"]
-
-        def loss(weights, x, k, static):
-            model = eqx.combine(weights, static)
-            solution = diffrax.diffeqsolve(
-                term,
-                solver,
-                t0=jnp.zeros((), self.dtype),
-                t1=times[-1],
-                dt0=jnp.asarray(FIRST_STEP if dt0 is None else dt0, self.dtype),
-                y0=x,
-                args=(model, k),
-                saveat=diffrax.SaveAt(
-                    subs=(
-                        diffrax.SubSaveAt(ts=times),
-                        diffrax.SubSaveAt(steps=True, fn=lambda t, x, args: t),
-                    )
-                ),
-                stepsize_controller=controller,
-                adjoint=diffrax.RecursiveCheckpointAdjoint(),
-                max_steps=self.options["max_steps"],
-                throw=False,
-            )
-            rows, ends = cast(tuple[jax.Array, jax.Array], solution.ys)
-            finished = solution.result == diffrax.RESULTS.successful
-            return call(model, times, rows, k), (ends, finished)
-
-        def one(model, x, k):
-            weights, static = eqx.partition(model, eqx.is_inexact_array)
-            gradient = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)
-            (gw, gx, gk), (ends, finished) = gradient(weights, x, k, static)
-            only = lambda g: jnp.where(finished, g, jnp.nan)
-            return only(gx), only(gk), only(flatten(gw).astype(k.dtype)), ends
-
-        gradient = eqx.filter_jit(jax.vmap(one, in_axes=(None, 0, 0)))
-        # Like with like: a batch takes as long as its slowest lane.
-        order = np.argsort([len(s) for s in data.steps], kind="stable")
-        back = np.argsort(order)
-        gx, gk, gw, ends = batched(gradient, self.model, data.x_start[order], data.k_dynamic[order])
-        dynamic, steady, network = self._from_start(data, gx[back], gk[back], gw[back])
-        steps = [row[np.isfinite(row)] for row in ends[back]]
-        return {"dynamic": dynamic, "steady": steady, "network": network}, steps
 
     def step_choice(self, data: Scenarios, replayed: np.ndarray, steps: list[np.ndarray]) -> np.ndarray:
         """Returns how far other steps move each derivative, shape (scenario, wrt).
@@ -433,10 +385,32 @@ class GradientProblem:
             out["kink"][:, j] = found.kink
         return out
 
+    def losses(self, model: Model, rows: np.ndarray, k: np.ndarray) -> np.ndarray:
+        """Returns the losses, shape (item,), of trajectories (item, time, state) under parameters (item, parameter)."""
+        return batched(self._loss, model, rows, k)[0]
+
     def _losses(self, data: Scenarios, ends: list[np.ndarray], rows: np.ndarray, model: Model, x, k) -> np.ndarray:
         """Returns the losses of items (scenario `rows[i]`, start `x[i]`, parameters `k[i]`) from their states."""
         table = [self._rows(e, data.steps[r], start) for e, r, start in zip(ends, rows, x, strict=True)]
-        return batched(self._loss, model, np.stack(table), k)[0]
+        return self.losses(model, np.stack(table), k)
+
+    def shifted(self, data: Scenarios, kind: str, i: int, by: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns start states, dynamic parameters and weights with one of the columns moved.
+
+        - `kind`, `i`: an entry of `columns`.
+        - `by`: how far, shape (scenario,); the same for all where weights are moved.
+        """
+        k, flat = data.k_dynamic.copy(), np.asarray(flatten(self.model), np.float64)
+        ks, model = data.k_steady.copy(), self.model
+        if kind == "network":
+            flat = flat + by[0] * self.directions[i]
+            model = unflatten(self.model, jnp.asarray(flat, self.dtype))
+        else:
+            (k if kind == "dynamic" else ks)[:, i] += by
+        if self.steady is None:
+            return self.initial.value(model, k, data.x0), k, flat
+        assert data.conserved is not None
+        return self.steady.reroot(model, data.x_start, ks, data.x0, data.conserved), k, flat
 
     def _perturbed_parameter(self, data, near, kind, i, plus, minus) -> np.ndarray:
         total, count = plus.shape
@@ -521,9 +495,9 @@ def verdicts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the verdict on each derivative and its reason, shape (scenario, wrt); arguments of the same shape.
 
-    Verified where |ad - fd| is within the two error bounds. Inconclusive where the slopes to both sides differ, and
-    where the bounds are wider than `RESOLUTION` of the derivative and than what counts as zero beside the scenario's
-    largest scaled derivative.
+    Verified where |ad - fd| is within the two error bounds, refuted where it is not. Inconclusive where the slopes to
+    both sides differ, and where it is within bounds that are wider than `RESOLUTION` of the derivative and than what
+    counts as zero beside the scenario's largest scaled derivative.
     """
     with np.errstate(invalid="ignore"):
         bound = fd_error + ad_error
@@ -532,8 +506,8 @@ def verdicts(
         # In order: the last that applies stands.
         cases = [
             (np.abs(ad - fd) <= bound, VERIFIED, "agrees"),
-            (np.abs(ad - fd) > bound, REFUTED, "differs"),
             (coarse, INCONCLUSIVE, "bound_too_wide"),
+            (np.abs(ad - fd) > bound, REFUTED, "differs"),
             (~np.isfinite(fd), INCONCLUSIVE, "no_difference"),
             (kink, INCONCLUSIVE, "kink"),
             (~np.isfinite(ad), NONFINITE, "derivative_nonfinite"),
@@ -598,6 +572,11 @@ def gradient_table(
         "verdict": np.full((total, methods, wrt), SKIPPED, np.int8),
         "reason": np.full((total, methods, wrt), REASONS.index("not_formed"), np.int8),
         "gradient_network": nan(methods, problem.weights),
+        "fd_free": nan(wrt),
+        "fd_free_error": nan(wrt),
+        "reference": nan(wrt),
+        "reference_error": nan(wrt),
+        "reference_verdict": np.full((total, wrt), SKIPPED, np.int8),
         "status": np.full((total, methods), SKIPPED, np.int8),
     }
     rows = np.flatnonzero(recorded.ok)
@@ -621,4 +600,40 @@ def gradient_table(
         table["verdict"][rows, m], table["reason"][rows, m] = found, reason
         table["status"][rows, m] = worst(found)
         table["gradient_network"][rows, m] = network
+    independent = independent_derivatives(problem, part, problem.columns_of(replayed), table["ode_error"][rows], scale)
+    for name, value in independent.items():
+        table[name][rows] = value
     return table
+
+
+def independent_derivatives(
+    problem: GradientProblem, data: Scenarios, replayed: np.ndarray, ode_error: np.ndarray, scale: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Returns `fd_free`, `reference`, their errors, and `reference_verdict`, (scenario, wrt), for some scenarios.
+
+    - `replayed`, `ode_error`, `scale`: of the derivatives by replay.
+
+    The scenarios are spread evenly over the job; the others have NaN.
+    """
+    from retrograd import peers
+    from retrograd.reference import Reference
+
+    none = np.full(replayed.shape, np.nan)
+    out = {name: none.copy() for name in ("fd_free", "fd_free_error", "reference", "reference_error")}
+    gradient = problem.options["gradient"]
+    rows = _spread(len(data.ok), gradient["free_differences"])
+    if len(rows) and problem.columns:
+        out["fd_free"][rows], out["fd_free_error"][rows] = peers.free_differences(problem, data.take(rows))
+    rows = _spread(len(data.ok), gradient["reference"])
+    if len(rows) and problem.columns and problem.dtype == np.float64:
+        out["reference"], out["reference_error"] = Reference(problem).derivatives(data, rows)
+    bound = ode_error + own_error("replay", replayed, scale, problem.options, problem.dtype)
+    agrees = verdicts(
+        replayed, bound, out["reference"], out["reference_error"], np.zeros(none.shape, bool), scale, problem.dtype
+    )[0]
+    asked = np.isfinite(out["reference"])
+    return out | {"reference_verdict": np.where(asked, agrees, SKIPPED)}
+
+
+def _spread(total: int, count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)) if count else np.zeros(0, int)

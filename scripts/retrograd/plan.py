@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from retrograd.arguments import asked_for, headline
+from retrograd.errors import RetrogradError
 from retrograd.provenance import canonical, code_digest, file_digest, text_digest
 from retrograd.scenarios import chunks
 from retrograd.study import load_study, stage_options
@@ -25,6 +27,7 @@ SCRIPTS = {
     "summary": "summarize.py",
     "report": "plot_report.py",
     "strict": "require_verified.py",
+    "debug": "debug_scenario.py",
 }
 
 
@@ -132,6 +135,37 @@ class Plan:
         """Returns the settings of the summary as canonical JSON."""
         variants = [{"name": v, "gradient": self.study.gradient_of(v)} for v in self.variants]
         return canonical({"study": self.study.study, "start": self.study.start, "variants": variants})
+
+    def debugged(self) -> tuple[str, int]:
+        """Returns the variant and the row of the scenario that `snakemake debug` names; raises RetrogradError."""
+        given, table = self.study.arguments, self.study.table
+        scenario, problems = asked_for("scenario", given, table.ids)
+        variant, more = asked_for("variant", given, self.variants)
+        if scenario is None or variant is None:
+            shown = scenario or table.ids[0], variant or self.variants[0]
+            raise RetrogradError(
+                headline("debug", [*problems, *more], dict(zip(("scenario", "variant"), shown, strict=True)))
+            )
+        return variant, table.ids.index(scenario)
+
+    def debug_file(self) -> str:
+        """Returns the path of the trace; a scenario's id is free text and no file name, its row is."""
+        variant, row = self.debugged()
+        return f"{self.results}/debug/{variant}/{row}.txt"
+
+    def debug_settings(self) -> str:
+        """Returns the settings of the trace as canonical JSON."""
+        variant, _ = self.debugged()
+        settings = {"study": self.study.study, "variant": variant, "class": self.study.model.class_}
+        for stage in self.stages:
+            settings |= stage_options(self.study, variant, stage)
+        return canonical(settings)
+
+    def debug_scenario(self) -> str:
+        """Returns the scenario of the trace, as `chunk` does."""
+        _, row = self.debugged()
+        table = self.study.table
+        return canonical({"ids": [table.ids[row]], "columns": table.columns, "rows": [table.rows[row]]})
 
     def report_settings(self) -> str:
         """Returns the settings of the report as canonical JSON: the study, its variants resolved."""

@@ -6,7 +6,7 @@ the Snakefile: standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 Settings = Mapping[str, Any]
@@ -97,3 +97,20 @@ def ladder(settings: Settings, stop: float) -> list[tuple[str, dict[str, Any]]]:
             name, changes = entry["name"], {key: value for key, value in entry.items() if key != "name"}
         rungs.append((name, changed(base, changes)))
     return rungs
+
+
+def rung_names(options: Settings) -> list[str]:
+    """Returns the names of a stage's rungs by their number; that of 0 is `none`."""
+    return ["none", *(rung["name"] for rung in options["rescue"])]
+
+
+def on_rung(options: Settings, rung: int) -> dict[str, Any]:
+    """Returns a stage's settings as a rung changes them."""
+    return {**options, **(options["rescue"][rung - 1]["settings"] if rung else {})}
+
+
+def rungs(options: Settings) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields number and settings of the rungs that are something new for a stage."""
+    for number, rung in enumerate(options["rescue"], 1):
+        if rung["settings"] is not None:
+            yield number, on_rung(options, number)

@@ -205,6 +205,17 @@ GRADIENTS = Schema(
         "fd": Variable(("scenario", "wrt"), "derivative of the loss by finite differences on the frozen steps"),
         "fd_error": Variable(("scenario", "wrt"), "error bound of fd, by the check itself"),
         "fd_step": Variable(("scenario", "wrt"), "smallest step width that entered fd"),
+        "fd_free": Variable(
+            ("scenario", "wrt"), "derivative of the loss by finite differences of free adaptive solves"
+        ),
+        "fd_free_error": Variable(("scenario", "wrt"), "error bound of fd_free, choice of steps included"),
+        "reference": Variable(
+            ("scenario", "wrt"), "derivative of the loss by forward sensitivity equations, integrated by SciPy"
+        ),
+        "reference_error": Variable(("scenario", "wrt"), "error of reference, from a hundredth of the tolerance"),
+        "reference_verdict": _status(
+            ("scenario", "wrt"), "whether replay and reference agree within ode_error and reference_error", VERDICTS
+        ),
         "fd_left": Variable(("scenario", "wrt"), "slope to the left at the narrowest width"),
         "fd_right": Variable(("scenario", "wrt"), "slope to the right at the narrowest width"),
         "fd_sweep_width": Variable(("scenario", "wrt", "width"), "step widths of the sweep"),

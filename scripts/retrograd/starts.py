@@ -41,6 +41,12 @@ class InitialState:
         weights = flatten(model).astype(k.dtype)
         return jax.vmap(lambda dw, dk: jax.jvp(moved, (weights, k), (dw, dk))[1])(dweights, dk)
 
+    def with_tangent(
+        self, model: Model, k: jax.Array, x0: jax.Array, dk: np.ndarray, dweights: np.ndarray
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns one scenario's start and its derivatives, (state,) and (direction, state): traceable."""
+        return self._one(model, k, x0), self._tangent_one(model, k, x0, jnp.asarray(dweights), jnp.asarray(dk))
+
     def value(self, model: Model, k: np.ndarray, x0: np.ndarray) -> np.ndarray:
         """Returns the starts, shape (scenario, state).
 

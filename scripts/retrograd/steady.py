@@ -168,6 +168,14 @@ class SteadyProblem:
         """Returns the first guesses: `x0` where it is given, else the model's; shape (scenario, state)."""
         return batched(self._start, model, k, x0)
 
+    def first_guess(
+        self, model: Model, k: jax.Array, x0: jax.Array, dk: np.ndarray, dweights: np.ndarray
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns one scenario's first guess and its derivatives, (state,) and (direction, state): traceable."""
+        moved = lambda w, k: self._start_one(unflatten(model, w), k, x0)
+        at = (flatten(model).astype(k.dtype), jnp.asarray(k))
+        return moved(*at), jax.vmap(lambda dw, dk: jax.jvp(moved, at, (dw, dk))[1])(dweights, dk)
+
     def reroot(self, model: Model, x: np.ndarray, k: np.ndarray, x0: np.ndarray, p: np.ndarray) -> np.ndarray:
         """Returns the root next to `x` under other parameters or weights, to rounding; NaN where there is none."""
         return batched(self._refine, model, x, k, x0, p)
@@ -247,7 +255,7 @@ class SteadyProblem:
             x, steps, failed = self._integrate(model, k, x0, found, open_, guess)
             self._try(model, k, x0, found, open_, x, steps, method=INTEGRATE, failed=failed)
             open_ = open_[found.status[open_] != CONVERGED]
-        for offset in self._offsets(self.options["starts"]):
+        for offset in self._offsets(self.options.get("starts", 0)):
             if not len(open_):
                 break
             from_there = guess[open_] + offset * (1 + np.abs(guess[open_]))

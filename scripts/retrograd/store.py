@@ -89,7 +89,7 @@ def build(
         var = schema.variables[name]
         if flags and name in flags:
             var = replace(var, flags=tuple(flags[name]))
-        array = np.asarray(value, dtype=object if var.dtype == "str" else var.dtype)
+        array = _text(value) if var.dtype == "str" else np.asarray(value, dtype=var.dtype)
         if array.dtype.kind == "f":
             # A value that was not computed is NaN, never inf: readers cannot tell an infinite pad from a result.
             array = np.where(np.isfinite(array), array, np.nan)
@@ -106,8 +106,7 @@ def build(
         )
         coordinates[f"{dim}_name"] = (
             (dim,),
-            # Without labels there is no type to infer.
-            np.asarray(names, dtype=object if len(names) else "U1"),
+            _text(names),
             {"long_name": schema.labels.get(dim, f"name of the {dim}")},
         )
     if mixed and "state" in used:
@@ -123,6 +122,11 @@ def build(
             {"units": unit, "long_name": long_name},
         )
     return xr.Dataset(data, coords=coordinates)
+
+
+def _text(values: Any) -> np.ndarray:
+    # Where there are none, no type can be inferred from them.
+    return np.asarray(values, dtype=object if len(values) else "U1")
 
 
 def _attributes(var: Variable, fill: Mapping[str, Any], state_units: list[str], mixed: bool) -> dict[str, Any]:

@@ -104,6 +104,14 @@ class Gradient(Part):
         description="number of random directions for the finite-difference check of the network weights [1]; 0: none",
     )
     seed: Natural = Field(default=0, description="seed of those directions [1]")
+    free_differences: Natural = Field(
+        default=0,
+        description="scenarios of each job whose derivatives are also taken by differences of free solves [1]",
+    )
+    reference: Natural = Field(
+        default=0,
+        description="scenarios of each job whose derivatives are also taken by SciPy, on sensitivity equations [1]",
+    )
 
 
 def _save_times_kind(value: Any) -> str | None:

@@ -68,6 +68,8 @@ def values_of(schema: Schema, sizes: Mapping[str, int], rng: np.random.Generator
             out[name] = counts[name]
         elif var.flags:
             out[name] = rng.integers(0, len(var.flags), shape)
+        elif var.dtype == "str":
+            out[name] = np.array([f"name {i}" for i in range(int(np.prod(shape)))], object).reshape(shape)
         elif var.dtype == "float64":
             out[name] = rng.standard_normal(shape) * 10.0 ** rng.integers(-300, 300, shape)
             out[name][rng.random(shape) < 0.2] = np.nan

@@ -7,6 +7,7 @@ from snakemake.exceptions import WorkflowError
 # One line makes the library importable here, and through the main process's path in every script; nothing is installed.
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
+from retrograd.errors import RetrogradError
 from retrograd.plan import Plan
 from retrograd.study import ConfigError
 
@@ -80,3 +81,13 @@ def gather_settings(stage):
         return PLAN.gather_settings(wildcards.variant, stage)
 
     return find
+
+
+def debugged_model(wildcards):
+    """The exported model, once it is known which scenario and variant to debug."""
+    try:
+        PLAN.debugged()
+    except RetrogradError as error:
+        # Snakemake wraps any other exception of an input function in a traceback.
+        raise SystemExit(str(error)) from None
+    return f"{RESULTS}/model.nc"

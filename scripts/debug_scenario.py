@@ -1,0 +1,43 @@
+"""Run one scenario alone and write a readable trace of it (rule debug)."""
+
+from typing import TYPE_CHECKING
+
+from retrograd.job import job, log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def main(run, plugin, class_name, model_file, scenario, out_file):
+    import os
+    from pathlib import Path
+
+    from retrograd import context
+    from retrograd.trace_text import trace
+
+    settings = dict(run.settings)
+    study, variant = settings.pop("study"), settings.pop("variant")
+    settings.pop("class")
+    cls, model = context.load_model(plugin, class_name, model_file)
+    chunk = context.load_chunk(scenario, cls, settings["start"])
+    found = trace(cls, model, chunk, settings, study=study, variant=variant, plugin=plugin, model_file=model_file)
+    path = Path(out_file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(found.text, encoding="utf-8")
+    os.replace(temporary, path)
+    for line in found.short:
+        log.info("%s", line)
+    log.info("trace: %s", out_file)
+
+
+if __name__ == "__main__":
+    with job(snakemake) as run:
+        main(
+            run,
+            snakemake.input["plugin"],
+            snakemake.params["class_name"],
+            snakemake.input["model"],
+            snakemake.params["scenario"],
+            snakemake.params["trace"],
+        )

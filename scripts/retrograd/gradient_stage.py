@@ -1,0 +1,59 @@
+"""The gradients of a chunk of scenarios, each under the settings that solved it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from retrograd.api import Model
+from retrograd.context import field_of
+from retrograd.gradients import GradientProblem, Scenarios, gradient_table
+from retrograd.rescue import on_rung
+from retrograd.steady import SteadyProblem
+
+Settings = Mapping[str, Any]
+
+
+def gradient_problem(
+    cls: type[Model], model: Model, options: Settings, steady_rung: int = 0, rung: int = 0
+) -> GradientProblem:
+    """Returns the gradients' stage under the settings of two rungs.
+
+    - `options`: of the gradients' stage; `find` in it are those of the steady state, None with `start: initial_state`.
+    """
+    settings, find = on_rung(options, rung), options["find"]
+    steady = None
+    if find is not None:
+        find = on_rung(find, steady_rung)
+        steady = SteadyProblem(cls, field_of(cls, find), find["steady_state"])
+    return GradientProblem(cls, field_of(cls, settings), model, settings, options["save_times"], steady)
+
+
+def form_gradients(
+    cls: type[Model],
+    model: Model,
+    options: Settings,
+    plain: GradientProblem,
+    recorded: Scenarios,
+    rungs: tuple[np.ndarray, np.ndarray],
+    done: Callable[[int], None] = lambda count: None,
+) -> dict[str, np.ndarray]:
+    """Returns the variables of `gradients.nc`, each scenario differentiated under the settings that solved it.
+
+    - `options`: of the gradients' stage; `plain`: its problem without a rung.
+    - `rungs`: each scenario's rung of the steady state and of the simulation, shape (scenario,).
+    - `done`: called with 1 after each derivative of the check.
+    """
+
+    pairs = np.stack(rungs, axis=1)
+    rescued = recorded.ok & np.any(pairs > 0, axis=1)
+    table = gradient_table(plain, recorded.only(~rescued), done)
+    for pair in np.unique(pairs[rescued], axis=0):
+        rows = rescued & np.all(pairs == pair, axis=1)
+        problem = gradient_problem(cls, model, options, int(pair[0]), int(pair[1]))
+        part = gradient_table(problem, recorded.only(rows))
+        for name, value in part.items():
+            table[name][rows] = value[rows]
+    return table

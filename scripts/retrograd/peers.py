@@ -1,0 +1,161 @@
+"""Derivatives as others form them: diffrax's adjoints, differences of free adaptive solves.
+
+They are held against the same check as our own, each with the error that it brings in itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from retrograd.batches import batched
+from retrograd.differences import Samples, estimate, widths
+from retrograd.dynamics import FIRST_STEP, Integrator, make_controller, make_solver, rows_at
+from retrograd.gradients import GradientProblem, Scenarios
+from retrograd.plugins import member
+from retrograd.weights import flatten, unflatten
+
+# Attempts of the adjoint's integration between two save times. What decays fast forwards explodes backwards, and would
+# use up any budget: stiff scenarios take minutes each without this.
+BACKWARD_STEPS = 1000
+
+
+def _solve(problem: GradientProblem, term: Any, x: jax.Array, args: Any, saveat: Any, adjoint: Any, rtol: float) -> Any:
+    options = problem.options
+    controller = options["controller"]
+    share = rtol / controller["rtol"]
+    options = {**options, "controller": {**controller, "rtol": rtol, "atol": controller["atol"] * share}}
+    dt0 = controller["dt0"]
+    return diffrax.diffeqsolve(
+        term,
+        make_solver(options),
+        t0=jnp.zeros((), problem.dtype),
+        t1=jnp.asarray(problem.times[-1]),
+        dt0=jnp.asarray(FIRST_STEP if dt0 is None else dt0, problem.dtype),
+        y0=x,
+        args=args,
+        saveat=saveat,
+        stepsize_controller=make_controller(options, problem.times[problem.times > 0]),
+        adjoint=adjoint,
+        max_steps=options["max_steps"],
+        throw=False,
+    )
+
+
+def checkpoint(problem: GradientProblem, data: Scenarios) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    """Returns gradients by `diffrax.RecursiveCheckpointAdjoint` through the adaptive solve, as users form them.
+
+    Keys: `dynamic`, `steady`, `network`; NaN where diffrax did not get to the end: it would leave rows unsaved,
+    and a finite derivative of those that are there. The second value is the ends of the steps that it took.
+    """
+    term = diffrax.ODETerm(lambda t, x, args: problem.field(args[0], jnp.asarray(t), x, args[1]))
+    times = jnp.asarray(problem.times)
+    call = member(problem.cls, "loss", ())
+    ends_too = diffrax.SubSaveAt(steps=True, fn=lambda t, x, args: t)
+    saveat = diffrax.SaveAt(subs=(diffrax.SubSaveAt(ts=times), ends_too))
+    rtol = problem.options["controller"]["rtol"]
+
+    def loss(weights, x, k, static):
+        model = eqx.combine(weights, static)
+        solution = _solve(problem, term, x, (model, k), saveat, diffrax.RecursiveCheckpointAdjoint(), rtol)
+        rows, ends = cast(tuple[jax.Array, jax.Array], solution.ys)
+        finished = solution.result == diffrax.RESULTS.successful
+        return call(model, times, rows, k), (ends, finished)
+
+    def one(model, x, k):
+        weights, static = eqx.partition(model, eqx.is_inexact_array)
+        gradient = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)
+        (gw, gx, gk), (ends, finished) = gradient(weights, x, k, static)
+        only = lambda g: jnp.where(finished, g, jnp.nan)
+        return only(gx), only(gk), only(flatten(gw).astype(k.dtype)), ends
+
+    gradient = eqx.filter_jit(jax.vmap(one, in_axes=(None, 0, 0)))
+    order, back = _by_length(data)
+    gx, gk, gw, ends = batched(gradient, problem.model, data.x_start[order], data.k_dynamic[order])
+    dynamic, steady, network = problem.from_start(data, gx[back], gk[back], gw[back])
+    steps = [row[np.isfinite(row)] for row in ends[back]]
+    return {"dynamic": dynamic, "steady": steady, "network": network}, steps
+
+
+def _by_length(data: Scenarios) -> tuple[np.ndarray, np.ndarray]:
+    # Like with like: a batch takes as long as its slowest lane.
+    order = np.argsort([len(s) for s in data.steps], kind="stable")
+    return order, np.argsort(order)
+
+
+def backsolve(problem: GradientProblem, data: Scenarios) -> tuple[np.ndarray, np.ndarray]:
+    """Returns derivatives by `diffrax.BacksolveAdjoint`, and their own error, both (scenario, wrt).
+
+    The adjoint equations are integrated backwards together with the states (Chen et al. 2018, arXiv:1806.07366). By the
+    weights only the checked directions are taken, or the system would be as large as the network. The error is twice
+    the difference to a tenth of the tolerances.
+    """
+    directions = jnp.asarray(problem.directions, problem.dtype)
+    weights = flatten(problem.model).astype(problem.dtype)
+    moved = lambda a: unflatten(problem.model, weights + a @ directions)
+    term = diffrax.ODETerm(lambda t, x, args: problem.field(moved(args[0]), jnp.asarray(t), x, args[1]))
+    times = jnp.asarray(problem.times)
+    call = member(problem.cls, "loss", ())
+    saveat = diffrax.SaveAt(ts=times)
+    adjoint = diffrax.BacksolveAdjoint(max_steps=min(problem.options["max_steps"], BACKWARD_STEPS), throw=False)
+
+    def derivatives(rtol: float) -> np.ndarray:
+        def loss(a, x, k):
+            solution = _solve(problem, term, x, (a, k), saveat, adjoint, rtol)
+            finished = solution.result == diffrax.RESULTS.successful
+            return call(moved(a), times, solution.ys, k), finished
+
+        def one(_, x, k):
+            zero = jnp.zeros(len(directions), problem.dtype)
+            gradient, finished = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(zero, x, k)
+            return jax.tree_util.tree_map(lambda g: jnp.where(finished, g, jnp.nan), gradient)
+
+        order, back = _by_length(data)
+        compiled = eqx.filter_jit(jax.vmap(one, in_axes=(None, 0, 0)))
+        ga, gx, gk = (g[back] for g in batched(compiled, None, data.x_start[order], data.k_dynamic[order]))
+        start = problem.from_start(data, gx, gk, np.zeros((len(gx), problem.weights)))
+        out = problem.columns_of(dict(zip(("dynamic", "steady", "network"), start, strict=True)))
+        for j, (kind, i) in enumerate(problem.columns):
+            out[:, j] += ga[:, i] if kind == "network" else 0
+        return out
+
+    rtol = problem.options["controller"]["rtol"]
+    found = derivatives(rtol)
+    return found, 2 * np.abs(found - derivatives(rtol / 10))
+
+
+def free_differences(problem: GradientProblem, data: Scenarios) -> tuple[np.ndarray, np.ndarray]:
+    """Returns finite differences of adaptive solves that choose their steps anew, and their bound: (scenario, wrt).
+
+    What most scripts do. The choice of steps is noise in these values, which the bound contains; how much wider it is
+    than that on frozen steps is what freezing them is worth.
+    """
+    total, names = len(data.k_dynamic), len(problem.cls.parameters)
+    cut = lambda kw: (kw[:names], kw[names:])
+    field = lambda model, t, x, kw: problem.field(unflatten(model, cut(kw)[1]), t, x, cut(kw)[0])
+    integrator = Integrator(field, problem.model, problem.options, list(problem.times), problem.n)
+    flat = np.asarray(flatten(problem.model), np.float64)
+    sweep = widths(problem.scales(data), problem.dtype)
+
+    def losses(x: np.ndarray, k: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        records = integrator.run(x, np.concatenate([k, np.tile(weights, (len(k), 1))], axis=1))
+        rows = np.stack([rows_at(r, start, problem.times) for r, start in zip(records, x, strict=True)])
+        model = unflatten(problem.model, jnp.asarray(weights, problem.dtype))
+        return problem.losses(model, rows, k)
+
+    center = losses(data.x_start, data.k_dynamic, flat)
+    value, error = np.full((2, total, len(problem.columns)), np.nan)
+    for j, (kind, i) in enumerate(problem.columns):
+        values = np.empty((2, total, sweep.shape[2]))
+        for s, sign in enumerate((1.0, -1.0)):
+            for w in range(sweep.shape[2]):
+                x, k, weights = problem.shifted(data, kind, i, sign * sweep[:, j, w])
+                values[s, :, w] = losses(x, k, weights)
+        found = estimate(Samples(sweep[:, j], values[0], values[1], center, float(np.finfo(problem.dtype).eps)))
+        value[:, j], error[:, j] = found.value, found.error
+    return value, error

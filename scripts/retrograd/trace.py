@@ -1,0 +1,347 @@
+"""One scenario alone: every attempt with its stages, what first failed in an attempt, the steps on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from retrograd.api import Model
+from retrograd.batches import float_type
+from retrograd.dynamics import NEWTON_STEPS, SUCCESSFUL, Integrator, make_solver, uses_own_step
+from retrograd.linalg import solve as linear_solve
+from retrograd.nonfinite import NonFinite, first_nonfinite
+from retrograd.plugins import Field
+from retrograd.runge_kutta import Tableau, rate_and_jacobian
+
+# Steps whose Jacobians are formed in one call on the way back.
+BLOCK = 32
+
+
+# -- forward ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Attempt:
+    """One attempt of the adaptive solve, accepted or not."""
+
+    t0: float
+    t1: float
+    accepted: bool
+    error: float  # scaled norm of the error estimate; accepted below 1
+    x: np.ndarray  # (state,), at t0
+    stages: np.ndarray  # (stage, state)
+    rates: np.ndarray  # (stage, state), as the step has them
+    end: np.ndarray  # (state,), at t1 if it was accepted
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether it gave an error estimate and finite stages."""
+        return bool(np.isfinite(self.error) and np.all(np.isfinite(self.stages)))
+
+
+@dataclass
+class Run:
+    """The adaptive solve of one scenario."""
+
+    status: int  # as in `dynamics.nc`
+    x_start: np.ndarray  # (state,)
+    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Ends of the accepted steps, shape (step,)."""
+        return np.array([a.t1 for a in self.attempts if a.accepted], self.x_start.dtype)
+
+    @property
+    def step_x(self) -> np.ndarray:
+        """States there, shape (step, state)."""
+        return np.array([a.end for a in self.attempts if a.accepted]).reshape(-1, len(self.x_start))
+
+    @property
+    def x(self) -> np.ndarray:
+        """The last state that was reached, shape (state,)."""
+        return self.step_x[-1] if len(self.steps) else self.x_start
+
+
+def solve(field: Field, model: Model, options: Mapping[str, Any], x_start: Any, k: Any) -> Run:
+    """Returns every attempt of one scenario, unbatched: in lanes of a batch, last digits may differ.
+
+    - `field`: f(model, t, x, k).
+    - `options`: the variant's solver, nonlinear, controller, segments, max_steps, and `save_times`.
+    - `x_start`: state at model time 0, shape (state,).
+    - `k`: parameters of the dynamic phase, shape (parameter,).
+    """
+    dtype = float_type()
+    x, k = jnp.asarray(x_start, dtype), jnp.asarray(k, dtype)
+    integrator = Integrator(field, model, options, options["save_times"], len(x))
+    tableau = Tableau(options["solver"])
+    solver = make_solver(options)
+
+    def inside(model, lane):
+        # Stages and rates of the attempt that begins at this lane, each of shape (stage, state).
+        h = lane.t1 - lane.t0
+        if integrator.step is None:
+            term = diffrax.ODETerm(lambda t, x, args: field(args[0], jnp.asarray(t), x, args[1]))
+            args = (model, lane.k)
+            _, _, dense, _, _ = solver.step(term, lane.t0, lane.t1, lane.x, args, lane.solver_state, False)
+            increments = dense["k"]
+            a = jnp.asarray(tableau.a, dtype)[:, :, None]
+            # Where a_ij is 0, what is not finite in stage j is no part of stage i.
+            return lane.x + jnp.sum(jnp.where(a == 0, 0, a * increments), axis=1), increments / h
+        stages = integrator.step(model, lane.t0, lane.t1, lane.x, lane.solver_state, lane.k).stages
+        rates = [lane.solver_state]
+        for i in range(1, tableau.stages):
+            base = lane.x + h * sum(float(tableau.a[i, j]) * rates[j] for j in range(i))
+            rates.append((stages[i] - base) / (h * float(tableau.a[i, i])))
+        return stages, jnp.stack(rates)
+
+    @eqx.filter_jit
+    def advance(model, lane):
+        after, (t0, t1, accepted, error, end, *_) = integrator.attempt(model, lane)
+        return after, (t0, t1, accepted, error, lane.x, *inside(model, lane), end)
+
+    lane = eqx.filter_jit(integrator.start)(model, x, k)
+    run = Run(SUCCESSFUL, np.asarray(x))
+    while int(lane.status) < 0:
+        lane, row = advance(model, lane)
+        t0, t1, accepted, error, *arrays = map(np.asarray, row)
+        run.attempts.append(Attempt(float(t0), float(t1), bool(accepted), float(error), *arrays))
+    run.status = int(lane.status)
+    return run
+
+
+def vector(x: np.ndarray) -> str:
+    """Returns a state as text on one line."""
+    return "[" + ", ".join(f"{v:.8g}" for v in np.ravel(x)) + "]"
+
+
+@dataclass
+class Finding:
+    """What first went wrong."""
+
+    said: str
+    stage: int | None = None  # from 0
+    origin: NonFinite | None = None
+
+
+class Diagnosis:
+    """Looks into attempts of one scenario that were not finite, by taking their inner iterations in single steps."""
+
+    def __init__(self, field: Field, model: Model, options: Mapping[str, Any], k: Any) -> None:
+        """- `options`, `k`: as `solve` takes them."""
+        self.dtype = float_type()
+        self.model, self.k = model, jnp.asarray(k, self.dtype)
+        self.tableau = Tableau(options["solver"])
+        self._field = field
+        self._own = uses_own_step(options)
+        self._options = options
+        self._both = eqx.filter_jit(lambda model, t, x, k: rate_and_jacobian(field, model, t, x, k))
+
+    def rates(self, t: Any, x: Any) -> Finding | None:
+        """Returns what makes f(t, x) not finite, None where it is finite."""
+        return self._look(t, x)[0]
+
+    def _look(self, t: Any, x: Any) -> tuple[Finding | None, np.ndarray, np.ndarray]:
+        t, x = jnp.asarray(t, self.dtype), jnp.asarray(x, self.dtype)
+        rate, jac = map(np.asarray, self._both(self.model, t, x, self.k))
+        finding = None
+        if not np.all(np.isfinite(rate)):
+            origin = first_nonfinite(self._field, self.model, t, x, self.k)
+            finding = Finding("the rates there are not finite", origin=origin)
+        elif not np.all(np.isfinite(jac)):
+            jacobian = lambda model, t, x, k: jax.jacfwd(lambda x: self._field(model, t, x, k))(x)
+            origin = first_nonfinite(jacobian, self.model, t, x, self.k)
+            finding = Finding("the rates there are finite, their Jacobian df/dx is not", origin=origin)
+        return finding, rate, jac
+
+    def __call__(self, attempt: Attempt) -> Finding:
+        """Returns what first went wrong in an attempt that was not finite."""
+        with np.errstate(all="ignore"):
+            for i in range(self.tableau.stages):
+                if np.all(np.isfinite(attempt.stages[i])) and np.all(np.isfinite(attempt.rates[i])):
+                    continue
+                found = self._stage(attempt, i)
+                return found or Finding("taken in single steps its iteration converges: a matter of last digits", i)
+            if self.tableau.implicit and not self._own:
+                # diffrax keeps the last iterate of a stage that did not converge, and makes the error infinite.
+                for i in range(1, self.tableau.stages):
+                    found = self._stage(attempt, i)
+                    if found:
+                        return found
+        return Finding("all stages are finite, and the error estimate is not")
+
+    def _stage(self, attempt: Attempt, i: int) -> Finding | None:
+        """Returns what goes wrong in a stage, None where nothing does."""
+        h = self.dtype.type(attempt.t1) - self.dtype.type(attempt.t0)
+        t = self.time(attempt, i)
+        if not self.tableau.implicit or i == 0:
+            if not np.all(np.isfinite(attempt.stages[i])):
+                return Finding("the rates of the stages before are finite, and their sum overflows", i)
+            finding = self.rates(t, attempt.stages[i])
+        elif self._own:
+            finding = self._newton(attempt, i, h, t)
+        else:
+            finding = self._chord(attempt, i, h, t)
+        if finding:
+            finding.stage = i
+        return finding
+
+    def time(self, attempt: Attempt, i: int) -> np.floating[Any]:
+        t0, t1, c = self.dtype.type(attempt.t0), self.dtype.type(attempt.t1), self.dtype.type(self.tableau.c[i])
+        return t1 if c == 1 else t0 + c * (t1 - t0)
+
+    def _base(self, attempt: Attempt, i: int, h: Any) -> tuple[np.ndarray, Any, np.ndarray]:
+        """Returns x + h sum a_ij f_j, h a_ii and the predicted rate of a stage."""
+        a, predictor = self.tableau.a.astype(self.dtype), self.tableau.predictor.astype(self.dtype)
+        rates = attempt.rates[:i]
+        return attempt.x + h * (a[i, :i] @ rates), h * a[i, i], predictor[i, :i] @ rates
+
+    def _newton(self, attempt: Attempt, i: int, h: Any, t: Any) -> Finding | None:
+        # The iteration of `RungeKutta`, with its rule of stopping.
+        base, ha, guess = self._base(attempt, i, h)
+        y = base + ha * guess
+        eye = np.eye(len(y), dtype=self.dtype)
+        root = np.sqrt(np.finfo(self.dtype).eps)
+        last, sizes = np.inf, []
+        for iteration in range(NEWTON_STEPS):
+            where = f"Newton's iterate {iteration}{' (the predictor)' * (iteration == 0)}, x = {vector(y)}"
+            if not np.all(np.isfinite(y)):
+                return Finding(f"{where}: overflow, although the rates before were finite")
+            finding, rate, jac = self._look(t, y)
+            if finding:
+                finding.said = f"{where}: {finding.said}"
+                return finding
+            step = np.asarray(linear_solve(jnp.asarray(eye - ha * jac), jnp.asarray(y - base - ha * rate)))
+            if not np.all(np.isfinite(step)):
+                return Finding(f"{where}: rates and Jacobian are finite, and I - h a_ii df/dx cannot be solved with")
+            size = np.max(np.abs(step) / (np.abs(y) + self._options["controller"]["atol"]))
+            sizes.append(size)
+            if size <= 0.1 * root or (last < 1e3 * root and size > 0.25 * last):
+                return None
+            y, last = y - step, size
+        return Finding(
+            f"Newton's iterates stay finite and do not converge in {NEWTON_STEPS}; corrections relative to x: "
+            + ", ".join(f"{s:.1e}" for s in sizes)
+        )
+
+    def _chord(self, attempt: Attempt, i: int, h: Any, t: Any) -> Finding | None:
+        # diffrax's VeryChord, in the rates and with the Jacobian at the predictor of the first implicit stage.
+        first_base, first_ha, first_guess = self._base(attempt, 1, h)
+        finding, _, jac = self._look(self.time(attempt, 1), first_base + first_ha * first_guess)
+        if finding:
+            finding.said = f"Jacobian of the step, at the predictor of stage 2: {finding.said}"
+            return finding
+        base, ha, rate = self._base(attempt, i, h)
+        matrix = np.eye(len(rate), dtype=self.dtype) - first_ha * jac
+        finder = make_solver(self._options).root_finder
+        sizes: list[Any] = []
+        # VeryChord calls whatever has not converged after its second correction a failure, and optimistix ends there.
+        for iteration in range(2):
+            y = base + ha * rate
+            where = f"chord iterate {iteration}{' (the predictor)' * (iteration == 0)}, x = {vector(y)}"
+            if not np.all(np.isfinite(y)):
+                return Finding(f"{where}: overflow, although the rates before were finite")
+            finding, there, _ = self._look(t, y)
+            if finding and not np.all(np.isfinite(there)):
+                finding.said = f"{where}: {finding.said}"
+                return finding
+            step = np.asarray(jnp.linalg.solve(jnp.asarray(matrix), jnp.asarray(rate - there)))
+            if not np.all(np.isfinite(step)):
+                return Finding(f"{where}: the rates are finite, and I - h a_ii df/dx cannot be solved with")
+            rate = rate - step
+            sizes.append(np.sqrt(np.mean((step / (finder.atol + finder.rtol * np.abs(rate))) ** 2)))
+        ratio = sizes[1] / sizes[0]
+        left = sizes[1] * ratio / (1 - ratio)
+        if sizes[1] < 10.0 ** (2 - np.finfo(self.dtype).precision) or 0 < left < finder.kappa:
+            return None
+        return Finding(
+            f"the chord iteration stays finite and has not converged after two corrections, which is where diffrax "
+            f"gives up: they are {sizes[0]:.3g} and {sizes[1]:.3g} units of the tolerance, which leaves {left:.3g}, "
+            f"wanted between 0 and {finder.kappa:g}"
+        )
+
+
+# -- back -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Visit:
+    """One step on the way back."""
+
+    step: int  # from 0, in the order of time
+    t1: float
+    t0: float
+    at_end: np.ndarray  # (state,), derivative of the loss by the state at t1
+    at_start: np.ndarray  # (state,), by the state at t0
+
+
+def walk_back(
+    field: Field,
+    model: Model,
+    options: Mapping[str, Any],
+    k: np.ndarray,
+    steps: np.ndarray,
+    stages: np.ndarray,
+    injected: np.ndarray,
+) -> tuple[list[Visit], Finding | None]:
+    """Returns the steps as the discrete adjoint of `replay.py` visits them, the last one first, and what first failed.
+
+    - `k`: shape (parameter,).
+    - `steps`, `stages`: ends (step,) and stages (step, stage, state) of one replayed scenario.
+    - `injected`: the loss's derivative by the state at each step's end, shape (step, state).
+    """
+    tableau, dtype = Tableau(options["solver"]), float_type()
+    a, b = tableau.a, tableau.b
+    k_ = jnp.asarray(k, dtype)
+    one = lambda model, t, x: jax.jacfwd(lambda x: field(model, t, x, k_))(x)
+    jacobians = eqx.filter_jit(jax.vmap(jax.vmap(one, in_axes=(None, 0, 0)), in_axes=(None, 0, 0)))
+    begins = np.concatenate([np.zeros(1, steps.dtype), steps[:-1]])
+    times = np.where(tableau.c == 1, steps[:, None], begins[:, None] + tableau.c * (steps - begins)[:, None])
+    eye = np.eye(stages.shape[-1])
+    lam = np.zeros(stages.shape[-1])
+    visits: list[Visit] = []
+    failed: Finding | None = None
+    block: np.ndarray = np.zeros(0)
+    first = len(steps)
+    for n in reversed(range(len(steps))):
+        if n < first:
+            first = max(n + 1 - BLOCK, 0)
+            rows = np.minimum(first + np.arange(BLOCK), n)
+            block = np.asarray(jacobians(model, jnp.asarray(times[rows], dtype), jnp.asarray(stages[rows], dtype)))
+        jac = block[n - first]
+        h = float(steps[n]) - float(begins[n])
+        lam = lam + injected[n]
+        end = lam
+        eta = np.zeros_like(stages[n])
+        with np.errstate(all="ignore"):
+            for i in reversed(range(tableau.stages)):
+                phi = h * (b[i] * end + a[:, i] @ eta)
+                try:
+                    phi = np.linalg.solve(eye - h * a[i, i] * jac[i].T, phi)
+                except np.linalg.LinAlgError:
+                    phi = np.full_like(phi, np.nan)
+                eta[i] = jac[i].T @ phi
+            lam = end + eta.sum(axis=0)
+        visits.append(Visit(n, float(steps[n]), float(begins[n]), end, lam))
+        if failed is None and not np.all(np.isfinite(lam)):
+            failed = _lost(field, model, k_, times[n], stages[n], jac, end)
+    return visits, failed
+
+
+def _lost(field: Field, model: Model, k: Any, times: Any, stages: Any, jac: np.ndarray, end: np.ndarray) -> Finding:
+    if not np.all(np.isfinite(end)):
+        return Finding("the derivative of the loss by the state at a save time is not finite")
+    for i in reversed(range(len(stages))):
+        if not np.all(np.isfinite(jac[i])):
+            jacobian = lambda model, t, x, k: jax.jacfwd(lambda x: field(model, t, x, k))(x)
+            t, x = (jnp.asarray(v, float_type()) for v in (times[i], stages[i]))
+            said = f"the Jacobian df/dx at x = {vector(stages[i])} is not finite"
+            return Finding(said, i, first_nonfinite(jacobian, model, t, x, k))
+    return Finding("the Jacobians are finite, and the cotangent overflows or a stage's matrix is singular")

@@ -1,0 +1,21 @@
+# No output: a file that is there already would keep the command from running again.
+rule debug:
+    input:
+        plugin=ancient(PLAN.study.model.plugin),
+        model=debugged_model,
+    log:
+        f"{RESULTS}/logs/debug.log",
+    conda:
+        "../../envs/retrograd.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    params:
+        trace=lambda wildcards: PLAN.debug_file(),
+        settings=lambda wildcards: PLAN.debug_settings(),
+        scenario=lambda wildcards: PLAN.debug_scenario(),
+        class_name=PLAN.study.model.class_,
+        code=PLAN.code("debug"),
+    script:
+        PLAN.script("debug")
