@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from retrograd.api import Model
+from retrograd.certificates import gradient_table
 from retrograd.context import field_of
-from retrograd.gradients import GradientProblem, Scenarios, gradient_table
+from retrograd.gradients import GradientProblem, Scenarios
 from retrograd.rescue import on_rung
 from retrograd.steady import SteadyProblem
 

@@ -1,4 +1,4 @@
-"""Gradients of the loss by each method, and the check that gives each its verdict."""
+"""Gradients of the loss on recorded steps, by adjoint and tangent, and the finite differences beside them."""
 
 from __future__ import annotations
 
@@ -16,30 +16,14 @@ import xarray as xr
 from retrograd.api import Model
 from retrograd.batches import batched, float_type
 from retrograd.context import Chunk
-from retrograd.differences import WIDTHS, Samples, estimate, widths
+from retrograd.differences import WIDTHS, Samples, coarse, estimate, widths
 from retrograd.dynamics import save_index
 from retrograd.plugins import Field, member
-from retrograd.replay import Replayer
-from retrograd.schema import REASONS, VERDICTS
+from retrograd.replay import Linearised, Replayer
 from retrograd.starts import InitialState
 from retrograd.steady import SteadyProblem
 from retrograd.store import ragged
 from retrograd.weights import flatten, n_weights, unflatten
-
-VERIFIED, REFUTED, INCONCLUSIVE, NONFINITE, SKIPPED = range(len(VERDICTS))
-# Of a scenario's verdicts the worst counts, in this order.
-WORST_FIRST = (NONFINITE, REFUTED, INCONCLUSIVE, SKIPPED, VERIFIED)
-
-# A check whose bound is wider than this share of the derivative says nothing about it.
-RESOLUTION = 1e-2
-
-# Share of the inner tolerance by which stages solved to it move a derivative: on the stiff grid at most 1.2e-3.
-INNER_SHARE = 1e-2
-
-# Bound on the error over the difference to steps half as long: 2 for a method of first order, 1.03 for one of fifth.
-REFINED = 2.0
-# Share of a scenario's largest difference that each of its derivatives, and each of its states over time, is given.
-BESIDE = 0.05
 
 
 @dataclass
@@ -71,6 +55,10 @@ class Scenarios:
             self.ok[rows],
             None if self.conserved is None else self.conserved[rows],
         )
+
+    def on(self, steps: list[np.ndarray]) -> Scenarios:
+        """Returns the same on other steps, whose states are not known yet."""
+        return replace(self, steps=steps, step_x=[np.full((len(s), self.x_start.shape[1]), np.nan) for s in steps])
 
 
 class GradientProblem:
@@ -147,7 +135,7 @@ class GradientProblem:
 
     # -- gradients ------------------------------------------------------------------------------------
 
-    def from_start(self, data: Scenarios, gx: np.ndarray, gk: np.ndarray, gw: np.ndarray):
+    def from_start(self, data: Scenarios, gx: np.ndarray, gk: np.ndarray, gw: np.ndarray, jitter: int = 0):
         """Carries the cotangent of the start state on into parameters; returns dynamic, steady and weight gradients."""
         gs = np.zeros_like(gk)
         if self.steady is None:
@@ -155,7 +143,9 @@ class GradientProblem:
             gk = gk + more_k
         else:
             assert data.conserved is not None
-            gs, more_w = self.steady.adjoint(self.model, data.x_start, data.k_steady, data.x0, data.conserved, gx)
+            gs, more_w = self.steady.adjoint(
+                self.model, data.x_start, data.k_steady, data.x0, data.conserved, gx, jitter
+            )
         return gk, gs, gw + more_w
 
     def replay(self, data: Scenarios) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
@@ -173,29 +163,33 @@ class GradientProblem:
             ]
         )
         rows = np.stack([self._rows(e, s, x) for e, s, x in zip(ends, data.steps, data.x_start, strict=True)])
+        return {"rows": rows, "deviation": deviation, **self.adjoint(data, stages, rows)}, stages
+
+    def adjoint(
+        self, data: Scenarios, stages: list[np.ndarray], rows: np.ndarray, jitter: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Returns loss and gradients, as `replay`, from its stages and rows.
+
+        - `jitter`: 0, or the seed of changes of the size of rounding (`linalg.jitter`).
+        """
         loss, lx, lk, lw = batched(self._loss, self.model, rows, data.k_dynamic)
         injected = []
         for i, steps in enumerate(data.steps):
             index = save_index(np.asarray(steps, self.dtype), self.times)
             injected.append(np.where((index >= 0)[:, None], lx[i][np.maximum(index, 0)], 0.0))
-        gx, gk, gw = self.replayer.backward(self.model, data.k_dynamic, data.steps, stages, injected, self.weights)
+        gx, gk, gw = self.replayer.backward(
+            self.model, data.k_dynamic, data.steps, stages, injected, self.weights, jitter
+        )
         if self.times[0] == 0:
             gx = gx + lx[:, 0]
-        dynamic, steady, network = self.from_start(data, gx, gk + lk, gw + lw)
-        out = {
-            "loss": loss,
-            "rows": rows,
-            "deviation": deviation,
-            "dynamic": dynamic,
-            "steady": steady,
-            "network": network,
-        }
-        return out, stages
+        dynamic, steady, network = self.from_start(data, gx, gk + lk, gw + lw, jitter)
+        return {"loss": loss, "dynamic": dynamic, "steady": steady, "network": network}
 
-    def tangents(self, data: Scenarios, stages: list[np.ndarray], x: np.ndarray) -> np.ndarray:
+    def tangents(self, data: Scenarios, stages: list[np.ndarray], x: np.ndarray, jitter: int = 0) -> np.ndarray:
         """Returns the derivatives by the tangent on the recorded steps (method `forward`), shape (scenario, wrt).
 
         - `stages`, `x`: as `replay` returned them, the latter as `rows`.
+        - `jitter`: as in `adjoint`.
         """
         total, names = len(data.steps), len(self.cls.parameters)
         dk, dw = np.zeros((len(self.columns), names)), np.zeros((len(self.columns), self.weights))
@@ -210,8 +204,8 @@ class GradientProblem:
         else:
             assert data.conserved is not None
             at = (data.x_start, data.k_steady, data.x0, data.conserved)
-            dx = self.steady.tangent(self.model, *at, steady, dw)
-        ends = self.replayer.tangent(self.model, data.k_dynamic, data.steps, stages, dx, dk, dw)
+            dx = self.steady.tangent(self.model, *at, steady, dw, jitter)
+        ends = self.replayer.tangent(self.model, data.k_dynamic, data.steps, stages, dx, dk, dw, jitter)
         rows = np.zeros((total, len(self.columns), len(self.times), self.n))
         for i, steps in enumerate(data.steps):
             index = save_index(np.asarray(steps, self.dtype), self.times)
@@ -231,99 +225,13 @@ class GradientProblem:
         call_rows = lambda model, *rows: lanes(model, *rows, dk, dw)
         return batched(call_rows, self.model, x, data.k_dynamic, rows)
 
-    def discretisation(
-        self, data: Scenarios, replayed: Mapping[str, np.ndarray], scale: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Returns how far the solution of the ODE may be from the one on the recorded steps.
-
-        - `replayed`: as `replay` returned it.
-        - `scale`: as `scales` returned it.
-
-        Keys: `loss_error` (scenario,), `x_error` (scenario, time, state), `ode_error` (scenario, wrt); NaN where
-        the finer replay does not get through.
-
-        On steps half as long the error is at most half, in whatever order the method converges there, so it is at most
-        twice the difference (Richardson 1911, doi:10.1098/rsta.1911.0009). That can vanish by accident where the error
-        changes its sign; so each quantity gets a share of the largest difference beside it.
-        """
-        part = data.take(np.arange(len(data.ok)))
-        part.steps = [_halved(s) for s in data.steps]
-        part.step_x = [np.full((len(s), self.n), np.nan) for s in part.steps]
-        found, _ = self.replay(part)
-        eps = 1e3 * float(np.finfo(self.dtype).eps)
-        x, gradient = replayed["rows"], self.columns_of(replayed)
-        moved = np.abs(found["rows"] - x)
-        beside = np.max(moved, axis=1, keepdims=True, initial=0)
-        slope = np.abs(self.columns_of(found) - gradient)
-        largest = np.max(slope * scale, axis=1, keepdims=True, initial=0) / scale
-        rounding = eps * _largest(gradient, scale) / scale
-        return {
-            "loss_error": REFINED * np.abs(found["loss"] - replayed["loss"]) + eps * np.abs(replayed["loss"]),
-            "x_error": REFINED * (moved + BESIDE * beside) + eps * np.abs(x),
-            "ode_error": REFINED * (slope + BESIDE * largest) + rounding,
-        }
-
-    def derive(
-        self,
-        method: str,
-        data: Scenarios,
-        replayed: Mapping[str, np.ndarray],
-        stages: list[np.ndarray],
-        scale: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns a method's derivatives and its own error in them, (scenario, wrt), and its gradient to the weights.
-
-        - `replayed`, `stages`: as `replay` returned them.
-        - `scale`: as `scales` returned it.
-
-        The gradient to the weights, (scenario, weight), is NaN where the method forms derivatives in directions only.
-        """
-        none = np.full((len(data.ok), self.weights), np.nan)
-        if method == "forward":
-            ad = self.tangents(data, stages, replayed["rows"])
-            return ad, own_error(method, ad, scale, self.options, self.dtype), none
-        if method == "replay":
-            ad = self.columns_of(replayed)
-            return ad, own_error(method, ad, scale, self.options, self.dtype), replayed["network"]
-        # Here, since these modules build on this one.
-        from retrograd import peers
-
-        if method == "backsolve":
-            ad, error = peers.backsolve(self, data)
-            # It is the derivative of the ODE that it approximates, not that of the numerical solution.
-            return ad, error + self.discretisation(data, replayed, scale)["ode_error"], none
-        gradient, steps = peers.checkpoint(self, data)
-        ad = self.columns_of(gradient)
-        error = own_error(method, ad, scale, self.options, self.dtype)
-        error = error + self.step_choice(data, self.columns_of(replayed), steps)
-        return ad, error, gradient["network"]
-
-    def step_choice(self, data: Scenarios, replayed: np.ndarray, steps: list[np.ndarray]) -> np.ndarray:
-        """Returns how far other steps move each derivative, shape (scenario, wrt).
-
-        - `replayed`: the derivatives by replay on the recorded steps.
-        - `steps`: the ends of the other steps.
-
-        An adaptive solve that is differentiated chooses its steps itself; where rounding tips one of them, it is
-        the derivative of another discrete solution than the recorded one, and both are right.
-        """
-        out = np.zeros_like(replayed)
-        same = lambda i: len(steps[i]) == len(data.steps[i]) and np.array_equal(steps[i], data.steps[i])
-        complete = lambda i: len(steps[i]) and steps[i][-1] == self.times[-1]
-        rows = np.array([i for i in range(len(steps)) if complete(i) and not same(i)], int)
-        if len(rows):
-            part = data.take(rows)
-            part.steps = [steps[i] for i in rows]
-            part.step_x = [np.full((len(s), self.n), np.nan) for s in part.steps]
-            out[rows] = np.abs(self.columns_of(self.replay(part)[0]) - replayed[rows])
-        return out
-
     def columns_of(self, gradient: Mapping[str, np.ndarray]) -> np.ndarray:
         """Returns the derivatives in the order of `labels`, shape (scenario, wrt)."""
         out = np.zeros((len(gradient["dynamic"]), len(self.columns)))
         for j, (kind, i) in enumerate(self.columns):
             if kind == "network":
-                out[:, j] = gradient["network"] @ self.directions[i]
+                # Row by row: what BLAS makes of a row depends on how many there are.
+                out[:, j] = np.sum(gradient["network"] * self.directions[i], axis=1)
             else:
                 out[:, j] = gradient[kind][:, i]
         return out
@@ -354,15 +262,45 @@ class GradientProblem:
         Every function value is a replay on the recorded steps, its stages solved to rounding from the recorded
         ones, with the steady state solved anew from the recorded one.
         """
-        total, count = len(loss), len(self.columns)
-        out = {name: np.full((total, count), np.nan) for name in ("fd", "fd_error", "fd_step", "fd_left", "fd_right")}
-        out |= {name: np.full((total, count, WIDTHS), np.nan) for name in ("fd_sweep", "fd_sweep_width")}
-        out["kink"] = np.zeros((total, count), bool)
-        samples: list[Samples] = []
         near = self.replayer.linearise(self.model, data.k_dynamic, data.steps, stages)
-        sweep = widths(self.scales(data), self.dtype)
-        for j, (kind, i) in enumerate(self.columns):
-            h = sweep[:, j]
+        scale = self.scales(data)
+        found = self._sweep(data, loss, near, widths(scale, self.dtype), list(range(len(self.columns))), done)
+        # Where the function bends within the narrowest width, as a limit cycle does whose steps are frozen, a second
+        # sweep goes on from there. Rounding alone would keep it from being of use.
+        narrower = widths(scale, self.dtype, 1)
+        with np.errstate(all="ignore"):
+            most = largest(found["fd"], scale) / scale
+            hopeless = float(np.finfo(self.dtype).eps) * np.abs(loss)[:, None] / narrower[:, :, -1] > found["fd_error"]
+            open_ = coarse(found["fd_error"], np.abs(found["fd"]), most, self.dtype) & ~hopeless & ~found["kink"]
+        rows, columns = np.flatnonzero(np.any(open_, axis=1)), np.flatnonzero(np.any(open_, axis=0))
+        if len(rows):
+            at = np.ix_(rows, columns)
+            again = self._sweep(data.take(rows), loss[rows], near.take(rows), narrower[rows], list(columns))
+            better = open_[at] & (
+                again["fd_error"] < np.where(np.isnan(found["fd_error"][at]), np.inf, found["fd_error"][at])
+            )
+            for name, value in again.items():
+                mask = better.reshape(*better.shape, *[1] * (value.ndim - 2))
+                found[name][at] = np.where(mask, value, found[name][at])
+        return found
+
+    def _sweep(
+        self,
+        data: Scenarios,
+        loss: np.ndarray,
+        near: Linearised,
+        sweep: np.ndarray,
+        columns: list[int],
+        done: Callable[[str], None] = lambda label: None,
+    ) -> dict[str, np.ndarray]:
+        # `differences` of some columns, by one sweep (scenario, wrt, width).
+        shape = (len(loss), len(columns))
+        out = {name: np.full(shape, np.nan) for name in ("fd", "fd_error", "fd_step", "fd_left", "fd_right")}
+        out |= {name: np.full((*shape, WIDTHS), np.nan) for name in ("fd_sweep", "fd_sweep_width")}
+        out["kink"] = np.zeros(shape, bool)
+        samples: list[Samples] = []
+        for j in columns:
+            (kind, i), h = self.columns[j], sweep[:, j]
             if kind == "network":
                 values = self._perturbed_network(data, near, self.directions[i], h[0])
             else:
@@ -454,77 +392,10 @@ class GradientProblem:
         return np.stack(out, axis=1).reshape(total, 2, len(h)).transpose(1, 0, 2)
 
 
-def _halved(ends: np.ndarray) -> np.ndarray:
-    starts = np.concatenate([[0.0], ends[:-1]])
-    middles = starts + (ends - starts) / 2
-    # Steps of an ulp have no middle.
-    return np.unique(np.concatenate([middles[(middles > starts) & (middles < ends)], ends]))
-
-
-def own_error(
-    method: str, ad: np.ndarray, scale: np.ndarray, options: Mapping[str, Any], dtype: np.dtype
-) -> np.ndarray:
-    """Returns the error that a method itself can bring into its derivatives, shape (scenario, wrt).
-
-    - `ad`: the derivatives, shape (scenario, wrt).
-    - `scale`: sizes of what they are taken by, same shape: derivatives compare after multiplication with it.
-
-    Rounding, relative to the scenario's largest scaled derivative: sums over steps cancel. `checkpoint` in addition
-    linearises stages that its inner iteration has solved to a tolerance only.
-    """
-    relative = 1e3 * float(np.finfo(dtype).eps)
-    if method == "checkpoint":
-        rtol = options["nonlinear"]["rtol"]
-        relative += INNER_SHARE * (options["controller"]["rtol"] if rtol is None else rtol)
-    return relative * _largest(ad, scale) / scale
-
-
-def _largest(derivatives: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def largest(derivatives: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Returns each scenario's largest finite derivative, multiplied with its scale, shape (scenario, 1)."""
     scaled = np.abs(np.where(np.isfinite(derivatives), derivatives, 0)) * scale
     return np.max(scaled, axis=1, keepdims=True, initial=0)
-
-
-def verdicts(
-    ad: np.ndarray,
-    ad_error: np.ndarray,
-    fd: np.ndarray,
-    fd_error: np.ndarray,
-    kink: np.ndarray,
-    scale: np.ndarray,
-    dtype: np.dtype,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the verdict on each derivative and its reason, shape (scenario, wrt); arguments of the same shape.
-
-    Verified where |ad - fd| is within the two error bounds, refuted where it is not. Inconclusive where the slopes to
-    both sides differ, and where it is within bounds that are wider than `RESOLUTION` of the derivative and than what
-    counts as zero beside the scenario's largest scaled derivative.
-    """
-    with np.errstate(invalid="ignore"):
-        bound = fd_error + ad_error
-        zero = 10 * np.sqrt(float(np.finfo(dtype).eps)) * _largest(fd, scale) / scale
-        coarse = ~(bound <= np.maximum(RESOLUTION * np.maximum(np.abs(ad), np.abs(fd)), zero))
-        # In order: the last that applies stands.
-        cases = [
-            (np.abs(ad - fd) <= bound, VERIFIED, "agrees"),
-            (coarse, INCONCLUSIVE, "bound_too_wide"),
-            (np.abs(ad - fd) > bound, REFUTED, "differs"),
-            (~np.isfinite(fd), INCONCLUSIVE, "no_difference"),
-            (kink, INCONCLUSIVE, "kink"),
-            (~np.isfinite(ad), NONFINITE, "derivative_nonfinite"),
-        ]
-    verdict = np.full(ad.shape, SKIPPED, np.int8)
-    reason = np.full(ad.shape, REASONS.index("not_formed"), np.int8)
-    for where, code, name in cases:
-        verdict[where], reason[where] = code, REASONS.index(name)
-    return verdict, reason
-
-
-def worst(table: np.ndarray) -> np.ndarray:
-    """Returns the worst verdict along the last axis; skipped where there is none."""
-    out = np.full(table.shape[:-1], SKIPPED, np.int8)
-    for code in reversed(WORST_FIRST):
-        out[np.any(table == code, axis=-1)] = code
-    return out
 
 
 def load_recorded(dynamics: xr.Dataset, steady: xr.Dataset | None, chunk: Chunk) -> Scenarios:
@@ -542,98 +413,3 @@ def load_recorded(dynamics: xr.Dataset, steady: xr.Dataset | None, chunk: Chunk)
         ok=dynamics["status"].values == 0,
         conserved=None if steady is None else steady["conserved_basis"].values,
     )
-
-
-def gradient_table(
-    problem: GradientProblem, recorded: Scenarios, done: Callable[[int], None] = lambda count: None
-) -> dict[str, np.ndarray]:
-    """Returns the variables of `gradients.nc` for all scenarios; those that were not simulated are skipped, with NaN.
-
-    - `done`: called with 1 after each derivative of the check.
-    """
-    total, wrt, methods = len(recorded.ok), len(problem.labels), len(problem.methods)
-    nan = lambda *shape: np.full((total, *shape), np.nan)
-    table: dict[str, np.ndarray] = {
-        "loss": nan(),
-        "loss_error": nan(),
-        "x_error": nan(len(problem.times), problem.n),
-        "replay_deviation": nan(),
-        "ad": nan(methods, wrt),
-        "ad_error": nan(methods, wrt),
-        "ode_error": nan(wrt),
-        "scale": nan(wrt),
-        "fd": nan(wrt),
-        "fd_error": nan(wrt),
-        "fd_step": nan(wrt),
-        "fd_left": nan(wrt),
-        "fd_right": nan(wrt),
-        "fd_sweep": nan(wrt, WIDTHS),
-        "fd_sweep_width": nan(wrt, WIDTHS),
-        "verdict": np.full((total, methods, wrt), SKIPPED, np.int8),
-        "reason": np.full((total, methods, wrt), REASONS.index("not_formed"), np.int8),
-        "gradient_network": nan(methods, problem.weights),
-        "fd_free": nan(wrt),
-        "fd_free_error": nan(wrt),
-        "reference": nan(wrt),
-        "reference_error": nan(wrt),
-        "reference_verdict": np.full((total, wrt), SKIPPED, np.int8),
-        "status": np.full((total, methods), SKIPPED, np.int8),
-    }
-    rows = np.flatnonzero(recorded.ok)
-    if not len(rows):
-        return table
-    part = recorded.take(rows)
-    replayed, stages = problem.replay(part)
-    table["loss"][rows], table["replay_deviation"][rows] = replayed["loss"], replayed["deviation"]
-    scale = problem.scales(part)
-    table["scale"][rows] = scale
-    for name, value in problem.discretisation(part, replayed, scale).items():
-        table[name][rows] = value
-    differences = problem.differences(part, replayed["loss"], stages, lambda label: done(1))
-    kink = differences.pop("kink")
-    for name, value in differences.items():
-        table[name][rows] = value
-    for m, method in enumerate(problem.methods):
-        ad, error, network = problem.derive(method, part, replayed, stages, scale)
-        found, reason = verdicts(ad, error, differences["fd"], differences["fd_error"], kink, scale, problem.dtype)
-        table["ad"][rows, m], table["ad_error"][rows, m] = ad, error
-        table["verdict"][rows, m], table["reason"][rows, m] = found, reason
-        table["status"][rows, m] = worst(found)
-        table["gradient_network"][rows, m] = network
-    independent = independent_derivatives(problem, part, problem.columns_of(replayed), table["ode_error"][rows], scale)
-    for name, value in independent.items():
-        table[name][rows] = value
-    return table
-
-
-def independent_derivatives(
-    problem: GradientProblem, data: Scenarios, replayed: np.ndarray, ode_error: np.ndarray, scale: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Returns `fd_free`, `reference`, their errors, and `reference_verdict`, (scenario, wrt), for some scenarios.
-
-    - `replayed`, `ode_error`, `scale`: of the derivatives by replay.
-
-    The scenarios are spread evenly over the job; the others have NaN.
-    """
-    from retrograd import peers
-    from retrograd.reference import Reference
-
-    none = np.full(replayed.shape, np.nan)
-    out = {name: none.copy() for name in ("fd_free", "fd_free_error", "reference", "reference_error")}
-    gradient = problem.options["gradient"]
-    rows = _spread(len(data.ok), gradient["free_differences"])
-    if len(rows) and problem.columns:
-        out["fd_free"][rows], out["fd_free_error"][rows] = peers.free_differences(problem, data.take(rows))
-    rows = _spread(len(data.ok), gradient["reference"])
-    if len(rows) and problem.columns and problem.dtype == np.float64:
-        out["reference"], out["reference_error"] = Reference(problem).derivatives(data, rows)
-    bound = ode_error + own_error("replay", replayed, scale, problem.options, problem.dtype)
-    agrees = verdicts(
-        replayed, bound, out["reference"], out["reference_error"], np.zeros(none.shape, bool), scale, problem.dtype
-    )[0]
-    asked = np.isfinite(out["reference"])
-    return out | {"reference_verdict": np.where(asked, agrees, SKIPPED)}
-
-
-def _spread(total: int, count: int) -> np.ndarray:
-    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)) if count else np.zeros(0, int)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Up to here elimination is unrolled into elementwise operations that vectorise over the batch; LAPACK
 # is called once a matrix, which costs microseconds each. Above it the unrolled program grows too long.
@@ -38,3 +39,11 @@ def solve(a: jax.Array, b: jax.Array) -> jax.Array:
         known = sum((rows[c][..., j] * x[j] for j in range(c + 1, n)), start=jnp.zeros((), a.dtype))
         x[c] = (rows[c][..., n] - known) / rows[c][..., c]
     return jnp.stack(x, axis=-1)
+
+
+def jitter(shape: tuple[int, ...], dtype: np.dtype, seed: int) -> np.ndarray:
+    """Returns relative changes of the size of rounding: a few units in the last place. All 0 with seed 0."""
+    if not seed:
+        return np.zeros(shape, dtype)
+    rng = np.random.Generator(np.random.PCG64(seed))
+    return (np.round(2 * rng.standard_normal(shape)) * np.finfo(dtype).eps).astype(dtype)

@@ -32,7 +32,7 @@ import numpy as np
 
 from retrograd.api import Model
 from retrograd.batches import LANES, batched, float_type
-from retrograd.linalg import solve
+from retrograd.linalg import jitter, solve
 from retrograd.plugins import Field
 from retrograd.runge_kutta import RungeKutta
 from retrograd.weights import flatten, unflatten
@@ -55,6 +55,11 @@ class Linearised:
     t1: np.ndarray
     stages: np.ndarray  # (step, scenario, stage, state)
     inverses: np.ndarray | None  # (step, scenario, stage, state, state), of I - h a_ii df/dx there
+
+    def take(self, rows: np.ndarray) -> Linearised:
+        """Returns some of the scenarios."""
+        inverses = None if self.inverses is None else self.inverses[:, rows]
+        return Linearised(self.lengths[rows], self.t0[:, rows], self.t1[:, rows], self.stages[:, rows], inverses)
 
 
 class Replayer:
@@ -109,8 +114,9 @@ class Replayer:
         (x, rate), (ends, stages) = jax.lax.scan(step, (x, rate), (t0, t1, guess, inverses))
         return x, rate, ends, stages
 
-    def _backward_block(self, model, t0, t1, k, stages, injected, lam, grad_k, grad_model):
-        # injected: (step, lane, state), the loss's cotangent of each step's end; lam: (lane, state).
+    def _backward_block(self, model, t0, t1, k, stages, injected, lam, grad_k, grad_model, jitter):
+        # injected: (step, lane, state), the loss's cotangent of each step's end; lam: (lane, state);
+        # jitter: (step, 1, stage, state, state).
         tab, dtype = self.tableau, self.dtype
         a, b = jnp.asarray(tab.a, dtype), jnp.asarray(tab.b, dtype)
         eye = jnp.eye(self.n, dtype=dtype)
@@ -122,6 +128,7 @@ class Replayer:
 
         over_stages = jax.vmap(jacobian, in_axes=(0, 0, None))
         jacobians = jax.vmap(jax.vmap(over_stages))(times, stages, jnp.broadcast_to(k, (BLOCK, *k.shape)))
+        jacobians = jacobians * (1 + jitter)
 
         def step(lam, inputs):
             h, jac, inject = inputs
@@ -155,7 +162,7 @@ class Replayer:
         flat = jax.vmap(lambda g, _: flatten(g).astype(dtype))(gm, gk)
         return lam, grad_k + gk, grad_model + flat
 
-    def _tangent_block(self, model, direction, t0, t1, k, dk, stages, dx):
+    def _tangent_block(self, model, direction, t0, t1, k, dk, stages, dx, jitter):
         # direction: weights' tangents, flat, (dir, weight); dk: (dir, parameter); stages: (step, lane, stage, state);
         # dx: (lane, dir, state). Returns dx at the end, and at each step's end: (step, lane, dir, state).
         tab, dtype = self.tableau, self.dtype
@@ -174,6 +181,7 @@ class Replayer:
         over_stages = jax.vmap(both, in_axes=(0, 0, None))
         over_lanes = jax.vmap(over_stages)
         jacobians, sources = jax.vmap(over_lanes, in_axes=(0, 0, None))(times, stages, k)
+        jacobians = jacobians * (1 + jitter)
 
         def step(dx, inputs):
             h, jac, g = inputs
@@ -351,6 +359,7 @@ class Replayer:
         dx: np.ndarray,
         dk: np.ndarray,
         dweights: np.ndarray,
+        jitter: int = 0,
     ) -> list[np.ndarray]:
         """Returns the derivatives of the states at the steps' ends in some directions, arrays (step, direction, state).
 
@@ -358,6 +367,7 @@ class Replayer:
         - `dx`: derivatives of the start state, shape (item, direction, state).
         - `dk`, `dweights`: each direction's part in the parameters and in the weights, shape (direction, parameter)
           and (direction, weight).
+        - `jitter`: 0, or the seed of changes of the size of rounding (`linalg.jitter`) in stages and Jacobians.
         """
         lengths = np.array([len(v) for v in steps], int)
         t0, t1 = self._times(steps)
@@ -368,8 +378,8 @@ class Replayer:
             kk, moved = self._padded(lanes, k), jnp.asarray(self._padded(lanes, dx))
             for i in range(-(-max(lengths[lanes]) // BLOCK)):
                 part = slice(i * BLOCK, (i + 1) * BLOCK)
-                y = self._stacked(full, stages, part)
-                moved, ends = self._tangent(model, dweights, t0[part, full], t1[part, full], kk, dk, y, moved)
+                y, matrices = self._jittered(self._stacked(full, stages, part), jitter and jitter + i)
+                moved, ends = self._tangent(model, dweights, t0[part, full], t1[part, full], kk, dk, y, moved, matrices)
                 for lane, item in enumerate(lanes):
                     rows = out[item][part]
                     rows[:] = np.asarray(ends)[: len(rows), lane]
@@ -384,6 +394,12 @@ class Replayer:
                 out[:, lane] = stages[item][row]
         return out
 
+    def _jittered(self, stages: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        # The stages of a block and relative changes of their Jacobians (step, 1, stage, state, state): the same in
+        # every lane, so that results do not depend on its neighbours.
+        shape = (BLOCK, 1, *stages.shape[2:], self.n)
+        return stages * (1 + jitter(shape[:-1], self.dtype, seed)), jitter(shape, self.dtype, seed)
+
     def backward(
         self,
         model: Model,
@@ -392,12 +408,14 @@ class Replayer:
         stages: Sequence[np.ndarray],
         injected: Sequence[np.ndarray],
         weights: int,
+        jitter: int = 0,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the gradient with respect to start state (item, state), k (item, parameter), weights (item, weight).
 
         - `steps`, `stages`: as `forward` took and returned them.
         - `injected`: of each item the loss's derivative by the state at each step's end, shape (step, state).
         - `weights`: number of weights.
+        - `jitter`: 0, or the seed of changes of the size of rounding (`linalg.jitter`) in stages and Jacobians.
         """
         total = len(steps)
         out_x = np.zeros((total, self.n))
@@ -419,16 +437,18 @@ class Replayer:
             gw = jnp.zeros((LANES, weights), self.dtype)
             for i in reversed(range(blocks)):
                 part = slice(i * BLOCK, (i + 1) * BLOCK)
+                y, matrices = self._jittered(self._stacked(full, stages, part), jitter and jitter + i)
                 lam, gk, gw = self._backward(
                     model,
                     t0[part, full],
                     t1[part, full],
                     kk,
-                    self._stacked(full, stages, part),
+                    y,
                     inject[part],
                     lam,
                     gk,
                     gw,
+                    matrices,
                 )
             out_x[lanes] = np.asarray(lam)[: len(lanes)]
             out_k[lanes] = np.asarray(gk)[: len(lanes)]

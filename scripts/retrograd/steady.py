@@ -24,7 +24,7 @@ from retrograd.api import Model
 from retrograd.batches import batched, float_type
 from retrograd.dynamics import MAX_STEPS as DYNAMICS_MAX_STEPS
 from retrograd.dynamics import SUCCESSFUL, Integrator
-from retrograd.linalg import solve
+from retrograd.linalg import jitter, solve
 from retrograd.plugins import Field, member
 from retrograd.schema import STEADY_METHOD, STEADY_STATUS
 from retrograd.weights import flatten, unflatten
@@ -85,8 +85,8 @@ class SteadyProblem:
         self._judge = eqx.filter_jit(jax.vmap(self._judge_one, in_axes=(None, 0, 0, 0, 0)))
         self._start = eqx.filter_jit(jax.vmap(self._start_one, in_axes=(None, 0, 0)))
         self._refine = eqx.filter_jit(self._refine_all)
-        self._adjoint = eqx.filter_jit(jax.vmap(self._adjoint_one, in_axes=(None, 0, 0, 0, 0, 0)))
-        self._tangent = eqx.filter_jit(jax.vmap(self._tangent_one, in_axes=(None, 0, 0, 0, 0, None, None)))
+        self._adjoint = eqx.filter_jit(jax.vmap(self._adjoint_one, in_axes=(None, 0, 0, 0, 0, 0, None)))
+        self._tangent = eqx.filter_jit(jax.vmap(self._tangent_one, in_axes=(None, 0, 0, 0, 0, None, None, None)))
         self._jacobian = eqx.filter_jit(jax.vmap(self._jacobian_one, in_axes=(None, 0, 0)))
 
     # -- one scenario ---------------------------------------------------------------------------------
@@ -144,8 +144,8 @@ class SteadyProblem:
         good = size < 1e3 * jnp.sqrt(eps)
         return jnp.where(good[:, None], x, jnp.nan)
 
-    def _adjoint_one(self, model, x, k, x0, p, lam):
-        jac = jax.jacfwd(lambda x: self._residual(model, x, k, x0, p))(x)
+    def _adjoint_one(self, model, x, k, x0, p, lam, jitter):
+        jac = jax.jacfwd(lambda x: self._residual(model, x, k, x0, p))(x) * (1 + jitter)
         w = solve(jac.T, lam)
         weights, static = eqx.partition(model, eqx.is_inexact_array)
 
@@ -155,8 +155,8 @@ class SteadyProblem:
         gm, gk = jax.grad(paired, argnums=(0, 1))(weights, k)
         return gk, flatten(gm).astype(x.dtype)
 
-    def _tangent_one(self, model, x, k, x0, p, dweights, dk):
-        jac = jax.jacfwd(lambda x: self._residual(model, x, k, x0, p))(x)
+    def _tangent_one(self, model, x, k, x0, p, dweights, dk, jitter):
+        jac = jax.jacfwd(lambda x: self._residual(model, x, k, x0, p))(x) * (1 + jitter)
         moved = lambda w, k: self._residual(unflatten(model, w), x, k, x0, p)
         weights = flatten(model).astype(x.dtype)
         residual = jax.vmap(lambda dw, dk: jax.jvp(moved, (weights, k), (dw, dk))[1])(dweights, dk)
@@ -181,10 +181,23 @@ class SteadyProblem:
         return batched(self._refine, model, x, k, x0, p)
 
     def adjoint(
-        self, model: Model, x: np.ndarray, k: np.ndarray, x0: np.ndarray, p: np.ndarray, lam: np.ndarray
+        self,
+        model: Model,
+        x: np.ndarray,
+        k: np.ndarray,
+        x0: np.ndarray,
+        p: np.ndarray,
+        lam: np.ndarray,
+        seed: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns lam . dx/dk (scenario, parameter) and lam . dx/dp (scenario, weight): implicit function theorem."""
-        return batched(self._adjoint, model, x, k, x0, p, lam)
+        """Returns lam . dx/dk (scenario, parameter) and lam . dx/dp (scenario, weight): implicit function theorem.
+
+        - `seed`: 0, or that of changes of the size of rounding (`linalg.jitter`).
+        """
+        adjoint: Any = self._adjoint
+        matrix = jitter((self.n, self.n), self.dtype, seed)
+        call = lambda model, *rows: adjoint(model, *rows, matrix)
+        return batched(call, model, x * (1 + jitter((self.n,), self.dtype, seed)), k, x0, p, lam)
 
     def tangent(
         self,
@@ -195,15 +208,18 @@ class SteadyProblem:
         p: np.ndarray,
         dk: np.ndarray,
         dweights: np.ndarray,
+        seed: int = 0,
     ) -> np.ndarray:
         """Returns the derivatives of the root in directions of k and the weights, shape (scenario, direction, state).
 
         - `dk`, `dweights`: shape (direction, parameter) and (direction, weight).
+        - `seed`: as in `adjoint`.
         """
         directions = jnp.asarray(dweights, self.dtype), jnp.asarray(dk, self.dtype)
         tangent: Any = self._tangent
-        call = lambda model, *rows: tangent(model, *rows, *directions)
-        return batched(call, model, x, k, x0, p)
+        matrix = jitter((self.n, self.n), self.dtype, seed)
+        call = lambda model, *rows: tangent(model, *rows, *directions, matrix)
+        return batched(call, model, x * (1 + jitter((self.n,), self.dtype, seed)), k, x0, p)
 
     # -- search ---------------------------------------------------------------------------------------
 
@@ -402,9 +418,10 @@ class SteadyProblem:
             if not null.shape[1]:
                 continue
             basis = np.linalg.qr(null / size[:, None])[0]
-            rate = rates[0][j].astype(np.float64)
-            # A direction in which f is constant but not zero is a drift and no conservation law.
-            if np.all(np.abs(basis.T @ rate) <= 1e3 * eps * (np.abs(basis).T @ np.abs(rate))):
+            rate = rates[0][j].astype(np.float64) / size
+            # A direction in which f is constant but not zero is a drift and no conservation law. An entry of a null
+            # vector is known to rounding of the largest one only.
+            if np.all(np.abs(null.T @ rate) <= 1e3 * eps * np.sum(np.abs(rate))):
                 found.conserved_basis[i] = basis @ basis.T
                 found.n_conserved[i] = basis.shape[1]
 

@@ -59,7 +59,8 @@ def content_digest(tree: xr.Dataset | xr.DataTree) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return value.tolist()
+        # An attribute of one number is read back as a scalar.
+        return value.item() if value.size == 1 else value.tolist()
     return value.item() if isinstance(value, np.generic) else value
 
 

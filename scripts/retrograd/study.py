@@ -463,10 +463,14 @@ def _check_against_model(raw: Mapping[str, Any], plugin: Plugin, start: Any) -> 
     own = _sub(raw, "define_variants")
     for name, settings in own.items() if isinstance(own, Mapping) else ():
         path = f"define_variants.{step(name)}"
-        formulation, method = _sub(settings, "formulation"), _sub(settings, "gradient")
-        if isinstance(formulation, str) and plugin.formulations and formulation not in plugin.formulations:
-            choices = one_of(formulation, plugin.formulations)
-            problems.append(f"{path}.formulation: found {formulation!r}, wanted a formulation of the model: {choices}")
+        method, rescue = _sub(settings, "gradient"), _sub(settings, "rescue")
+        rungs = [(f"{path}.rescue[{i}]", r) for i, r in enumerate(rescue if isinstance(rescue, list | tuple) else ())]
+        for place, part in [(path, settings), *rungs]:
+            formulation = _sub(part, "formulation")
+            if isinstance(formulation, str) and plugin.formulations and formulation not in plugin.formulations:
+                choices = one_of(formulation, plugin.formulations)
+                told = f"found {formulation!r}, wanted a formulation of the model: {choices}"
+                problems.append(f"{place}.formulation: {told}")
         if method in GRADIENT_METHODS and method not in methods:
             listed = ", ".join(map(step, methods))
             problems.append(f"{path}.gradient: found {method!r}, wanted one of this study's gradient.methods: {listed}")

@@ -112,7 +112,10 @@ def assert_same(found: xr.Dataset, wanted: xr.Dataset) -> None:
 
 
 def _plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(k): v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v for k, v in sorted(attrs.items())}
+    # netCDF has no attribute of one number that is not a scalar too.
+    return {
+        str(k): np.ravel(v).tolist() if isinstance(v, (np.ndarray, np.generic)) else v for k, v in sorted(attrs.items())
+    }
 
 
 # -- round trips --------------------------------------------------------------------------------------
@@ -203,7 +206,7 @@ def test_what_the_contract_says_of_every_file(kind: str, tmp_path: Path):
             if var.flags:
                 assert file[name].dtype == np.int8
                 assert file[name].flag_values.dtype == np.int8
-                assert file[name].flag_values.tolist() == list(range(len(var.flags)))
+                assert np.ravel(file[name].flag_values).tolist() == list(range(len(var.flags)))
                 assert file[name].flag_meanings.split(" ") == list(var.flags)
             assert getattr(file[name], "sample_dimension", "") == var.sample_dimension
         if kind == "dynamics":
@@ -711,7 +714,7 @@ def test_open_results_selects_by_label(kind: str, tmp_path: Path):
         with pytest.raises(KeyError):
             ds.sel({dim: "nobody"})
     for name in wanted.data_vars:
-        assert np.array_equal(ds[name].values, wanted[name].values, equal_nan=True)
+        assert np.array_equal(ds[name].values, wanted[name].values, equal_nan=wanted[name].dtype.kind == "f")
     assert ds.attrs["retrograd_schema"] == SCHEMAS[kind].tag
 
 

@@ -162,7 +162,8 @@ def test_built_in_variants_are_complete():
 
 def test_keys_left_out_are_as_in_recommended():
     built_in = yaml.safe_load(BUILT_IN.read_text())
-    assert Variant.model_validate({**built_in["recommended"], "gradient": None}) == Variant()
+    # But for the ladder: who writes a variant wants to see it fail.
+    assert Variant.model_validate({**built_in["recommended"], "gradient": None, "rescue": []}) == Variant()
 
 
 def test_every_key_says_what_it_is():
@@ -352,8 +353,8 @@ def test_an_empty_config():
             {},
             (
                 "define_variants.report: found 'report', wanted another name: "
-                "results/<study>/report is taken (as are benchmarks, comparison, logs, model.nc, report, "
-                "summary.nc)"
+                "results/<study>/report is taken (as are benchmarks, chunks, comparison, debug, logs, model.nc, "
+                "report, summary.nc)"
             ),
         ),
         (
@@ -362,7 +363,24 @@ def test_an_empty_config():
             (
                 "define_variants.mine: found null, wanted a mapping with the keys precision, "
                 "formulation, guard, steady_state, solver, nonlinear, controller, segments, max_steps, "
-                "gradient"
+                "rescue, gradient"
+            ),
+        ),
+        (
+            "define_variants.mine.rescue",
+            ["more_step"],
+            (
+                "define_variants.mine.rescue[0]: found 'more_step', wanted one of full_newton, more_steps, "
+                "small_first_step, other_solver, short_steps, bounded_state, other_start, tighter_tolerances, "
+                "looser_tolerances; did you mean 'more_steps'?"
+            ),
+        ),
+        (
+            "define_variants.mine.rescue",
+            [{"name": "own", "formulation": "stabel"}],
+            (
+                "define_variants.mine.rescue[0].formulation: found 'stabel', wanted a formulation of the model: "
+                "one of stable, naive; did you mean 'stable'?"
             ),
         ),
         (
@@ -429,10 +447,10 @@ def test_an_empty_config():
         ),
         (
             "gradient.methods",
-            ["replay", "backsolve"],
+            ["replay", "backsolv"],
             (
-                "gradient.methods[1]: found 'backsolve', wanted one of replay, "
-                "checkpoint; backsolve is planned and not built yet"
+                "gradient.methods[1]: found 'backsolv', wanted one of replay, forward, checkpoint, backsolve; "
+                "did you mean 'backsolve'?"
             ),
         ),
         (
@@ -440,7 +458,7 @@ def test_an_empty_config():
             [],
             (
                 "gradient.metods: found an unknown key (value []), wanted methods, wrt, directions, "
-                "seed; did you mean 'methods'?"
+                "seed, free_differences, reference; did you mean 'methods'?"
             ),
         ),
         ("gradient.directions", -1, "gradient.directions: found -1, wanted a whole number, 0 or above"),
@@ -509,7 +527,7 @@ def test_problems_in_the_built_in_variants(tmp_path: Path):
         f"{path}: recommended: found 3, wanted a mapping with the keys {keys}",
         (
             f"{path}: found the name 'model.nc', wanted another name: results/<study>/model.nc is taken "
-            "(as are benchmarks, comparison, logs, model.nc, report, summary.nc)"
+            "(as are benchmarks, chunks, comparison, debug, logs, model.nc, report, summary.nc)"
         ),
     )
     path.write_text("a: [")
@@ -666,8 +684,8 @@ def test_the_method_that_decides():
 def test_stage_options():
     study = load(CONFIG)
     guard = {"x_max": 10.0, "dx_fill": 0.0}
-    steady = {"method": "root", "rtol": 1e-10, "atol": 1e-10, "max_steps": 256}
-    common = {"precision": "float64", "formulation": "stable", "guard": guard}
+    steady = {"method": "root", "rtol": 1e-10, "atol": 1e-10, "max_steps": 256, "starts": 0}
+    common = {"precision": "float64", "formulation": "stable", "guard": guard, "rescue": []}
     assert stage_options(study, "mine", "steady_state") == {**common, "steady_state": steady}
     dynamics = stage_options(study, "mine", "dynamics")
     assert dynamics == {
@@ -690,12 +708,14 @@ def test_stage_options():
     }
     assert stage_options(study, "mine", "gradients") == {
         **dynamics,
-        "steady_state": steady,
+        "find": {**common, "steady_state": steady},
         "gradient": {
             "methods": ["replay", "checkpoint"],
             "wrt": ["dynamic", "steady", "network"],
             "directions": 2,
             "seed": 0,
+            "free_differences": 0,
+            "reference": 0,
         },
     }
     with pytest.raises(ValueError, match="stage is 'report'"):
@@ -718,7 +738,7 @@ def test_options_without_a_steady_phase(tmp_path: Path):
     table.write_text("scenario\tk1\tk2\na\t1\t2\n")
     config = changed(start="initial_state", scenarios=str(table))
     options = stage_options(load(config), "mine", "gradients")
-    assert options["steady_state"] is None
+    assert options["find"] is None
     assert options["gradient"]["wrt"] == ["dynamic", "network"]
     config["gradient"]["wrt"] = ["steady"]
     assert problems(config) == (

@@ -13,8 +13,8 @@ from problems import gradient_problem, options, scenarios, solve
 from textbook import Reference
 
 from retrograd.api import Model
+from retrograd.certificates import gradient_table
 from retrograd.dynamics import SUCCESSFUL
-from retrograd.gradients import gradient_table
 from retrograd.plugins import vector_field
 from retrograd.schema import REASONS, STEADY_STATUS, VERDICTS
 from retrograd.steady import SteadyProblem

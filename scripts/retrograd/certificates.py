@@ -1,0 +1,289 @@
+"""What is known of each derivative: its own error, the check by finite differences, the distance to the ODE's.
+
+A verdict has two parts. Whether a derivative is that of the numerical solution is decided against differences on the
+same steps, within the error bars of both. To how many digits it is the ODE's derivative is the error bar that a replay
+on finer steps gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from retrograd import peers
+from retrograd.differences import WIDTHS, coarse
+from retrograd.gradients import GradientProblem, Scenarios, largest
+from retrograd.reference import Reference
+from retrograd.schema import REASONS, VERDICTS
+
+VERIFIED, REFUTED, INCONCLUSIVE, NONFINITE, SKIPPED = range(len(VERDICTS))
+# Of a scenario's verdicts the worst counts, in this order.
+WORST_FIRST = (NONFINITE, REFUTED, INCONCLUSIVE, SKIPPED, VERIFIED)
+
+# Share of the inner tolerance by which stages solved to it move a derivative: on the stiff grid at most 1.2e-3.
+INNER_SHARE = 1e-2
+
+# A method's rounding error over what it changes by under one sample of rounding errors. The ratio of two samples
+# exceeds 10 in six of 100 cases; the largest of a scenario's derivatives stands for all of them.
+ROUNDING_MARGIN = 10.0
+
+# Bound on the error over the difference to steps half as long: 2 for a method of first order, 1.03 for one of fifth.
+REFINED = 2.0
+# Share of a scenario's largest difference that each of its derivatives, and each of its states over time, is given.
+BESIDE = 0.05
+
+
+# -- what each method can be wrong by itself ---------------------------------------------------------------
+
+
+def derive(
+    problem: GradientProblem,
+    method: str,
+    data: Scenarios,
+    replayed: Mapping[str, np.ndarray],
+    stages: list[np.ndarray],
+    scale: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns a method's derivatives and its own error in them, (scenario, wrt), and its gradient to the weights.
+
+    - `replayed`, `stages`: as `problem.replay` returned them.
+    - `scale`: as `problem.scales` returned it.
+
+    The gradient to the weights, (scenario, weight), is NaN where the method forms derivatives in directions only.
+    """
+    none = np.full((len(data.ok), problem.weights), np.nan)
+    if method == "backsolve":
+        ad, error = peers.backsolve(problem, data)
+        # It is the derivative of the ODE that it approximates, not that of the numerical solution.
+        return ad, error + discretisation(problem, data, replayed, scale)["ode_error"], none
+    if method == "forward":
+        tangents = lambda jitter: problem.tangents(data, stages, replayed["rows"], jitter)
+        ad = tangents(0)
+        return ad, rounding(ad, tangents(1), scale, problem.dtype), none
+    found = problem.columns_of(replayed)
+    error = rounding(
+        found, problem.columns_of(problem.adjoint(data, stages, replayed["rows"], 1)), scale, problem.dtype
+    )
+    if method == "replay":
+        return found, error, replayed["network"]
+    gradient, steps = peers.checkpoint(problem, data)
+    ad = problem.columns_of(gradient)
+    error = error + inner_error(ad, scale, problem.options) + step_choice(problem, data, found, steps)
+    return ad, error, gradient["network"]
+
+
+def rounding(ad: np.ndarray, jittered: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Returns what rounding can bring into derivatives, (scenario, wrt).
+
+    - `ad`, `jittered`: the derivatives, and the same with changes of the size of rounding on the way.
+    - `scale`: sizes of what they are taken by: derivatives compare after multiplication with it.
+
+    What cancels between steps, or in a stage's matrix between fast exchanges, shows in the difference (stochastic
+    arithmetic: Vignes 1993, doi:10.1016/0378-4754(93)90003-D). In addition some units in the last place of the
+    scenario's largest derivative.
+    """
+    moved = ROUNDING_MARGIN * largest(jittered - ad, scale)
+    return (moved + 1e3 * float(np.finfo(dtype).eps) * largest(ad, scale)) / scale
+
+
+def inner_error(ad: np.ndarray, scale: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
+    """Returns the error of derivatives that are linearised at stages solved to a tolerance only, (scenario, wrt)."""
+    rtol = options["nonlinear"]["rtol"]
+    relative = INNER_SHARE * (options["controller"]["rtol"] if rtol is None else rtol)
+    return relative * largest(ad, scale) / scale
+
+
+def step_choice(problem: GradientProblem, data: Scenarios, replayed: np.ndarray, steps: list[np.ndarray]) -> np.ndarray:
+    """Returns how far other steps move each derivative, shape (scenario, wrt).
+
+    - `replayed`: the derivatives by replay on the recorded steps.
+    - `steps`: the ends of the other steps.
+
+    An adaptive solve that is differentiated chooses its steps itself; where rounding tips one of them, it is the
+    derivative of another discrete solution than the recorded one, and both are right.
+    """
+    out = np.zeros_like(replayed)
+    same = lambda i: len(steps[i]) == len(data.steps[i]) and np.array_equal(steps[i], data.steps[i])
+    complete = lambda i: len(steps[i]) and steps[i][-1] == problem.times[-1]
+    rows = np.array([i for i in range(len(steps)) if complete(i) and not same(i)], int)
+    if len(rows):
+        part = data.take(rows).on([steps[i] for i in rows])
+        out[rows] = np.abs(problem.columns_of(problem.replay(part)[0]) - replayed[rows])
+    return out
+
+
+def discretisation(
+    problem: GradientProblem, data: Scenarios, replayed: Mapping[str, np.ndarray], scale: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Returns how far the solution of the ODE may be from the one on the recorded steps.
+
+    - `replayed`: as `problem.replay` returned it.
+    - `scale`: as `problem.scales` returned it.
+
+    Keys: `loss_error` (scenario,), `x_error` (scenario, time, state), `ode_error` (scenario, wrt); NaN where the
+    finer replay does not get through.
+
+    On steps half as long the error is at most half, in whatever order the method converges there, so it is at most
+    twice the difference (Richardson 1911, doi:10.1098/rsta.1911.0009). That can vanish by accident where the error
+    changes its sign; so each quantity gets a share of the largest difference beside it.
+    """
+    found, _ = problem.replay(data.on([_halved(s) for s in data.steps]))
+    eps = 1e3 * float(np.finfo(problem.dtype).eps)
+    x, gradient = replayed["rows"], problem.columns_of(replayed)
+    moved = np.abs(found["rows"] - x)
+    beside = np.max(moved, axis=1, keepdims=True, initial=0)
+    slope = np.abs(problem.columns_of(found) - gradient)
+    most = np.max(slope * scale, axis=1, keepdims=True, initial=0) / scale
+    return {
+        "loss_error": REFINED * np.abs(found["loss"] - replayed["loss"]) + eps * np.abs(replayed["loss"]),
+        "x_error": REFINED * (moved + BESIDE * beside) + eps * np.abs(x),
+        "ode_error": REFINED * (slope + BESIDE * most) + eps * largest(gradient, scale) / scale,
+    }
+
+
+def _halved(ends: np.ndarray) -> np.ndarray:
+    starts = np.concatenate([[0.0], ends[:-1]])
+    middles = starts + (ends - starts) / 2
+    # Steps of an ulp have no middle.
+    return np.unique(np.concatenate([middles[(middles > starts) & (middles < ends)], ends]))
+
+
+# -- verdicts ----------------------------------------------------------------------------------------------
+
+
+def verdicts(
+    ad: np.ndarray,
+    ad_error: np.ndarray,
+    fd: np.ndarray,
+    fd_error: np.ndarray,
+    kink: np.ndarray,
+    scale: np.ndarray,
+    dtype: np.dtype,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the verdict on each derivative and its reason, shape (scenario, wrt); arguments of the same shape.
+
+    Verified where |ad - fd| is within the two error bounds, refuted where it is not. Inconclusive where the slopes to
+    both sides differ, and where it is within bounds that are wider than `differences.RESOLUTION` of the derivative
+    and than what counts as zero beside the scenario's largest scaled derivative.
+    """
+    with np.errstate(invalid="ignore"):
+        bound = fd_error + ad_error
+        wide = coarse(bound, np.maximum(np.abs(ad), np.abs(fd)), largest(fd, scale) / scale, dtype)
+        # In order: the last that applies stands.
+        cases = [
+            (np.abs(ad - fd) <= bound, VERIFIED, "agrees"),
+            (wide, INCONCLUSIVE, "bound_too_wide"),
+            (np.abs(ad - fd) > bound, REFUTED, "differs"),
+            (~np.isfinite(fd), INCONCLUSIVE, "no_difference"),
+            (kink, INCONCLUSIVE, "kink"),
+            (~np.isfinite(ad), NONFINITE, "derivative_nonfinite"),
+        ]
+    verdict = np.full(ad.shape, SKIPPED, np.int8)
+    reason = np.full(ad.shape, REASONS.index("not_formed"), np.int8)
+    for where, code, name in cases:
+        verdict[where], reason[where] = code, REASONS.index(name)
+    return verdict, reason
+
+
+def worst(table: np.ndarray) -> np.ndarray:
+    """Returns the worst verdict along the last axis; skipped where there is none."""
+    out = np.full(table.shape[:-1], SKIPPED, np.int8)
+    for code in reversed(WORST_FIRST):
+        out[np.any(table == code, axis=-1)] = code
+    return out
+
+
+# -- the table ---------------------------------------------------------------------------------------------
+
+
+def gradient_table(
+    problem: GradientProblem, recorded: Scenarios, done: Callable[[int], None] = lambda count: None
+) -> dict[str, np.ndarray]:
+    """Returns the variables of `gradients.nc` for all scenarios; those that were not simulated are skipped, with NaN.
+
+    - `done`: called with 1 after each derivative of the check.
+    """
+    total, wrt, methods = len(recorded.ok), len(problem.labels), len(problem.methods)
+    nan = lambda *shape: np.full((total, *shape), np.nan)
+    table: dict[str, np.ndarray] = {
+        "loss": nan(),
+        "loss_error": nan(),
+        "x_error": nan(len(problem.times), problem.n),
+        "replay_deviation": nan(),
+        "ad": nan(methods, wrt),
+        "ad_error": nan(methods, wrt),
+        "ode_error": nan(wrt),
+        "scale": nan(wrt),
+        "fd": nan(wrt),
+        "fd_error": nan(wrt),
+        "fd_step": nan(wrt),
+        "fd_left": nan(wrt),
+        "fd_right": nan(wrt),
+        "fd_sweep": nan(wrt, WIDTHS),
+        "fd_sweep_width": nan(wrt, WIDTHS),
+        "verdict": np.full((total, methods, wrt), SKIPPED, np.int8),
+        "reason": np.full((total, methods, wrt), REASONS.index("not_formed"), np.int8),
+        "gradient_network": nan(methods, problem.weights),
+        "fd_free": nan(wrt),
+        "fd_free_error": nan(wrt),
+        "reference": nan(wrt),
+        "reference_error": nan(wrt),
+        "reference_verdict": np.full((total, wrt), SKIPPED, np.int8),
+        "status": np.full((total, methods), SKIPPED, np.int8),
+    }
+    rows = np.flatnonzero(recorded.ok)
+    if not len(rows):
+        return table
+    part = recorded.take(rows)
+    replayed, stages = problem.replay(part)
+    table["loss"][rows], table["replay_deviation"][rows] = replayed["loss"], replayed["deviation"]
+    scale = problem.scales(part)
+    table["scale"][rows] = scale
+    for name, value in discretisation(problem, part, replayed, scale).items():
+        table[name][rows] = value
+    differences = problem.differences(part, replayed["loss"], stages, lambda label: done(1))
+    kink = differences.pop("kink")
+    for name, value in differences.items():
+        table[name][rows] = value
+    for m, method in enumerate(problem.methods):
+        ad, error, network = derive(problem, method, part, replayed, stages, scale)
+        found, reason = verdicts(ad, error, differences["fd"], differences["fd_error"], kink, scale, problem.dtype)
+        table["ad"][rows, m], table["ad_error"][rows, m] = ad, error
+        table["verdict"][rows, m], table["reason"][rows, m] = found, reason
+        table["status"][rows, m] = worst(found)
+        table["gradient_network"][rows, m] = network
+    independent = independent_derivatives(problem, part, problem.columns_of(replayed), table["ode_error"][rows], scale)
+    for name, value in independent.items():
+        table[name][rows] = value
+    return table
+
+
+def independent_derivatives(
+    problem: GradientProblem, data: Scenarios, replayed: np.ndarray, ode_error: np.ndarray, scale: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Returns `fd_free`, `reference`, their errors, and `reference_verdict`, (scenario, wrt), for some scenarios.
+
+    - `replayed`, `ode_error`, `scale`: of the derivatives by replay.
+
+    The scenarios are spread evenly over the job; the others have NaN.
+    """
+    none = np.full(replayed.shape, np.nan)
+    out = {name: none.copy() for name in ("fd_free", "fd_free_error", "reference", "reference_error")}
+    gradient = problem.options["gradient"]
+    rows = _spread(len(data.ok), gradient["free_differences"])
+    if len(rows) and problem.columns:
+        out["fd_free"][rows], out["fd_free_error"][rows] = peers.free_differences(problem, data.take(rows))
+    rows = _spread(len(data.ok), gradient["reference"])
+    if len(rows) and problem.columns and problem.dtype == np.float64:
+        out["reference"], out["reference_error"] = Reference(problem).derivatives(data, rows)
+    agrees = verdicts(
+        replayed, ode_error, out["reference"], out["reference_error"], np.zeros(none.shape, bool), scale, problem.dtype
+    )[0]
+    asked = np.isfinite(out["reference"])
+    return out | {"reference_verdict": np.where(asked, agrees, SKIPPED)}
+
+
+def _spread(total: int, count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)) if count else np.zeros(0, int)
