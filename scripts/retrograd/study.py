@@ -203,7 +203,7 @@ def stage_options(study: Study, variant_name: str, stage: str) -> dict[str, Any]
     - `stage`: one of `STAGES`; raises ValueError for another one.
 
     Names stay out, so that two variants with the same settings give the same dict. With `start:
-    initial_state` the gradients depend neither on the search for a steady state (`steady_state` is None)
+    initial_state` the gradients depend neither on the search for a steady state (`find` is None)
     nor on parameters of the steady phase (`wrt` is without it).
     """
     variant = study.variant(variant_name)
