@@ -1,9 +1,9 @@
 """Derivatives by finite differences that state their own error bound.
 
 Central differences over a sweep of widths, each four times narrower than the last, are extrapolated (Richardson; error
-estimate after Ridders 1982, doi:10.1016/S0141-1195(82)80057-0). The function's own rounding noise is measured in the
-same values: what is left at narrow widths of the even part f(+h) - 2 f(0) + f(-h) once its quadratic part is taken
-off, and of the odd part once its cubic part is.
+estimate after Ridders 1982, doi:10.1016/S0141-1195(82)80057-0). The noise of the function is measured in the same
+values: what is left at narrow widths of the even part f(+h) - 2 f(0) + f(-h) and of the odd part f(+h) - f(-h) once
+the parts are taken off that fall with the two lowest powers of h.
 
 Where the slopes to the left and to the right differ, there is no derivative, and central differences would agree on the
 mean of the two without a doubt: an even part that falls with h in place of h^2 gives such a kink away.
@@ -63,14 +63,16 @@ class Samples:
     center: np.ndarray  # (item,)
     eps: float  # of the float type in which the function was computed
 
-    def noise(self) -> np.ndarray:
-        """Returns the noise of the values, measured, shape (item,)."""
+    def noise(self, pairs: int = NOISE_PAIRS) -> np.ndarray:
+        """Returns the noise of the values, measured in some pairs of neighbouring widths, shape (item,)."""
+        h, ratio = self.h, (self.h[:, 0] / self.h[:, 1])[:, None]
         with np.errstate(all="ignore"):
             even = self.plus - 2 * self.center[:, None] + self.minus
-            left = np.abs(even[:, 1:] - even[:, :-1] * (self.h[:, 1:] / self.h[:, :-1]) ** 2)
-            once = self._once()
-            odd = np.abs(once[:, 1:] - once[:, :-1]) * self.h[:, 2:] / 2
-        return NOISE_MARGIN * np.maximum(_narrow(left), _narrow(odd))
+            even = _without(_without(even, ratio**2), ratio**4)
+            # In a quotient's place the odd part is one power higher.
+            odd = _without(_without(self.quotients(), ratio**2, 1), ratio**4, 1)
+            odd = (odd[:, 1:] - odd[:, :-1]) * h[:, 1:] / 2
+        return NOISE_MARGIN * np.maximum(_narrow(np.abs(even[:, 1:]), pairs), _narrow(np.abs(odd), pairs))
 
     def rounding(self) -> np.ndarray:
         """Returns what the values' own rounding makes of noise at least, shape (item,)."""
@@ -81,16 +83,19 @@ class Samples:
         """Returns the central difference quotients, shape (item, width)."""
         return (self.plus - self.minus) / (2 * self.h)
 
-    def _once(self) -> np.ndarray:
-        # Extrapolated once, shape (item, width - 1).
-        q = self.quotients()
-        return q[:, 1:] + (q[:, 1:] - q[:, :-1]) / ((self.h[:, :-1] / self.h[:, 1:]) ** 2 - 1)
+
+def _without(values: np.ndarray, factor: np.ndarray, constant: int = 0) -> np.ndarray:
+    # Takes off the part that a width has `factor` times of the next one's; unchanged where the wider one is missing.
+    # - `constant`: 1 to keep the part that is the same at every width.
+    wider = np.concatenate([np.full_like(values[:, :1], np.nan), values[:, :-1]], axis=1)
+    less = (values - wider / factor) / (1 - constant / factor)
+    return np.where(np.isfinite(less), less, values)
 
 
-def _narrow(samples: np.ndarray) -> np.ndarray:
+def _narrow(samples: np.ndarray, pairs: int) -> np.ndarray:
     # The narrowest pairs only: a kink beside the point crosses those last.
     known = np.isfinite(samples)
-    narrow = known & (np.cumsum(known[:, ::-1], axis=1)[:, ::-1] <= NOISE_PAIRS)
+    narrow = known & (np.cumsum(known[:, ::-1], axis=1)[:, ::-1] <= pairs)
     return np.max(np.where(narrow, samples, 0), axis=1)
 
 
@@ -107,18 +112,29 @@ class Estimate:
     kink: np.ndarray  # (item,), whether these differ by more than curvature and noise explain
 
 
-def estimate(samples: Samples, others: np.ndarray | None = None) -> Estimate:
+def estimate(samples: Samples, others: np.ndarray | None = None, pairs: int = NOISE_PAIRS) -> Estimate:
     """Returns derivatives from function values.
 
-    - `others`: noise that is known from elsewhere, such as other derivatives of the same function, shape (item,).
+    - `others`: noise measured along other variables of the same function, shape (other, item).
+    - `pairs`: how many pairs of neighbouring widths, from the narrow end, give the noise.
+
+    Functions with a common value have a common noise, which is known better from all of them than from each. The
+    median counts: a kink looks like noise, and belongs to the variables that cross it.
     """
-    noise = np.maximum(samples.rounding(), samples.noise())
     with np.errstate(all="ignore"):
-        kink = _kinks(samples, others)
-        return _estimate(samples, noise if others is None else np.maximum(noise, others), kink)
+        own = samples.noise(pairs)
+        least = samples.noise(1)
+        common = None
+        if others is not None and len(others):
+            common, least = np.median(others, axis=0), np.minimum(least, np.min(others, axis=0))
+            own = np.maximum(own, common)
+        kink, suspected = _kinks(samples, common)
+        found = _estimate(samples, np.maximum(own, samples.rounding()), least, kink)
+        found.error = np.maximum(found.error, np.where(np.isnan(found.error), 0, suspected))
+        return found
 
 
-def _estimate(s: Samples, noise: np.ndarray, kink: np.ndarray) -> Estimate:
+def _estimate(s: Samples, noise: np.ndarray, least: np.ndarray, kink: np.ndarray) -> Estimate:
     h, quotients = s.h, s.quotients()
     ratio = h[:, 0] / h[:, 1]
     items, count = h.shape
@@ -140,10 +156,11 @@ def _estimate(s: Samples, noise: np.ndarray, kink: np.ndarray) -> Estimate:
             best = np.where(better, table[:, j, m], best)
             bound = np.where(better, total, bound)
             step = np.where(better, h[:, j], step)
-    # Wide widths can agree by chance on the far side of a kink. The narrowest ones know nothing of it.
+    # Wide widths can agree by chance on the far side of a kink. The narrowest ones know nothing of it; the least noise
+    # that was seen anywhere has nothing of it either.
     apart = np.abs(best - table[:, -1, 1])
-    smooth = apart - 2.2 * noise / h[:, -1]
-    bound = np.fmax(bound, np.where(_bends(quotients, noise, h), KINK_MARGIN * apart, smooth))
+    told = _bends(quotients, least, h) | (apart > 2.2 * least / h[:, -1])
+    bound = np.fmax(bound, np.where(told, KINK_MARGIN * apart, 0))
     bound = np.where(np.isfinite(best), bound, np.nan)
     right, left = (s.plus - s.center[:, None]) / h, (s.center[:, None] - s.minus) / h
     return Estimate(best, bound, step, quotients, left[:, -1], right[:, -1], kink)
@@ -158,14 +175,19 @@ def _bends(quotients: np.ndarray, noise: np.ndarray, h: np.ndarray) -> np.ndarra
     return np.any(known & ~((power > 1) & (power < 3)), axis=1)
 
 
-def _kinks(s: Samples, others: np.ndarray | None) -> np.ndarray:
+def _kinks(s: Samples, others: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where there is a kink at the point, and what one that is not certain does to a quotient, both (item,).
+
+    - `others`: noise that is known from elsewhere.
+    """
     even = s.plus - 2 * s.center[:, None] + s.minus
     ratio = (s.h[:, 0] / s.h[:, 1])[:, None]
     # Without the part in h^2 a kink is left, and without that in h too nothing but noise.
     jump = even[:, 1:] - even[:, :-1] / ratio**2
     left = jump[:, 1:] - jump[:, :-1] / ratio
-    noise = np.max(np.abs(left[:, -2:]), axis=1)
+    last, noise = np.abs(jump[:, -1]), np.max(np.abs(left[:, -2:]), axis=1)
+    # The jumps at neighbouring widths are in the ratio of these; in that of a higher power it is curvature.
+    falls = np.abs(left[:, -1]) < last
+    suspected = np.where(falls & (last > 2 * np.maximum(s.rounding(), noise)), last / s.h[:, -1], 0)
     noise = np.maximum(s.rounding(), noise if others is None else np.fmin(noise, others))
-    last = np.abs(jump[:, -1])
-    # Of the two neighbouring widths the jumps are in the ratio of these; in that of a higher power it is curvature.
-    return (last > 8 * noise) & (np.abs(left[:, -1]) < last)
+    return falls & (last > 8 * noise), suspected

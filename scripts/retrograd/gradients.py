@@ -16,7 +16,7 @@ import xarray as xr
 from retrograd.api import Model
 from retrograd.batches import batched, float_type
 from retrograd.context import Chunk
-from retrograd.differences import WIDTHS, Samples, coarse, estimate, widths
+from retrograd.differences import NOISE_PAIRS, WIDTHS, Samples, coarse, estimate, widths
 from retrograd.dynamics import save_index
 from retrograd.plugins import Field, member
 from retrograd.replay import Linearised, Replayer
@@ -264,9 +264,9 @@ class GradientProblem:
         """
         near = self.replayer.linearise(self.model, data.k_dynamic, data.steps, stages)
         scale = self.scales(data)
-        found = self._sweep(data, loss, near, widths(scale, self.dtype), list(range(len(self.columns))), done)
+        found = self._sweep(data, loss, near, widths(scale, self.dtype), list(range(len(self.columns))), done=done)
         # Where the function bends within the narrowest width, as a limit cycle does whose steps are frozen, a second
-        # sweep goes on from there. Rounding alone would keep it from being of use.
+        # sweep goes on from there. Only its narrowest pair is free of bends, if any is.
         narrower = widths(scale, self.dtype, 1)
         with np.errstate(all="ignore"):
             most = largest(found["fd"], scale) / scale
@@ -275,7 +275,7 @@ class GradientProblem:
         rows, columns = np.flatnonzero(np.any(open_, axis=1)), np.flatnonzero(np.any(open_, axis=0))
         if len(rows):
             at = np.ix_(rows, columns)
-            again = self._sweep(data.take(rows), loss[rows], near.take(rows), narrower[rows], list(columns))
+            again = self._sweep(data.take(rows), loss[rows], near.take(rows), narrower[rows], columns.tolist(), 1)
             better = open_[at] & (
                 again["fd_error"] < np.where(np.isnan(found["fd_error"][at]), np.inf, found["fd_error"][at])
             )
@@ -290,7 +290,8 @@ class GradientProblem:
         loss: np.ndarray,
         near: Linearised,
         sweep: np.ndarray,
-        columns: list[int],
+        columns: Sequence[int],
+        pairs: int = NOISE_PAIRS,
         done: Callable[[str], None] = lambda label: None,
     ) -> dict[str, np.ndarray]:
         # `differences` of some columns, by one sweep (scenario, wrt, width).
@@ -312,11 +313,9 @@ class GradientProblem:
                 values = self._perturbed_parameter(data, near, kind, i, plus, minus)
             samples.append(Samples(h, values[0], values[1], loss, float(np.finfo(self.dtype).eps)))
             done(self.labels[j])
-        # All derivatives of a scenario are of one function, whose noise is known better from all than from each. The
-        # median: a kink looks like noise, and belongs to the derivatives that cross it.
-        noise = np.median([s.noise() for s in samples], axis=0) if samples else None
+        noise = np.array([s.noise(pairs) for s in samples])
         for j, sample in enumerate(samples):
-            found = estimate(sample, noise)
+            found = estimate(sample, noise, pairs)
             for name in ("value", "error", "step", "left", "right"):
                 out["fd" if name == "value" else f"fd_{name}"][:, j] = getattr(found, name)
             out["fd_sweep"][:, j], out["fd_sweep_width"][:, j] = found.quotients, sample.h

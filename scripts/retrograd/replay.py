@@ -116,7 +116,7 @@ class Replayer:
 
     def _backward_block(self, model, t0, t1, k, stages, injected, lam, grad_k, grad_model, jitter):
         # injected: (step, lane, state), the loss's cotangent of each step's end; lam: (lane, state);
-        # jitter: (step, 1, stage, state, state).
+        # jitter: (state, state).
         tab, dtype = self.tableau, self.dtype
         a, b = jnp.asarray(tab.a, dtype), jnp.asarray(tab.b, dtype)
         eye = jnp.eye(self.n, dtype=dtype)
@@ -378,7 +378,7 @@ class Replayer:
             kk, moved = self._padded(lanes, k), jnp.asarray(self._padded(lanes, dx))
             for i in range(-(-max(lengths[lanes]) // BLOCK)):
                 part = slice(i * BLOCK, (i + 1) * BLOCK)
-                y, matrices = self._jittered(self._stacked(full, stages, part), jitter and jitter + i)
+                y, matrices = self._jittered(self._stacked(full, stages, part), jitter)
                 moved, ends = self._tangent(model, dweights, t0[part, full], t1[part, full], kk, dk, y, moved, matrices)
                 for lane, item in enumerate(lanes):
                     rows = out[item][part]
@@ -395,10 +395,9 @@ class Replayer:
         return out
 
     def _jittered(self, stages: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        # The stages of a block and relative changes of their Jacobians (step, 1, stage, state, state): the same in
-        # every lane, so that results do not depend on its neighbours.
-        shape = (BLOCK, 1, *stages.shape[2:], self.n)
-        return stages * (1 + jitter(shape[:-1], self.dtype, seed)), jitter(shape, self.dtype, seed)
+        # Stages, and relative changes of their Jacobians (state, state): the same in every step, as the rounding of a
+        # constant is, whose effects add up; and in every lane, so that results do not depend on its neighbours.
+        return stages * (1 + jitter((self.n,), self.dtype, seed)), jitter((self.n, self.n), self.dtype, seed)
 
     def backward(
         self,
@@ -437,7 +436,7 @@ class Replayer:
             gw = jnp.zeros((LANES, weights), self.dtype)
             for i in reversed(range(blocks)):
                 part = slice(i * BLOCK, (i + 1) * BLOCK)
-                y, matrices = self._jittered(self._stacked(full, stages, part), jitter and jitter + i)
+                y, matrices = self._jittered(self._stacked(full, stages, part), jitter)
                 lam, gk, gw = self._backward(
                     model,
                     t0[part, full],

@@ -17,7 +17,7 @@ import yaml
 from markupsafe import Markup
 
 from retrograd import __version__, figures, store
-from retrograd.schema import CAUSES, OUTCOMES, STEADY_METHOD, STEADY_STATUS, VERDICTS
+from retrograd.schema import CAUSES, OUTCOMES, REASONS, STEADY_METHOD, STEADY_STATUS, VERDICTS
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -298,6 +298,16 @@ def shown_path(path: str | None) -> str | None:
     return path if path is None or not PurePath(path).is_absolute() else PurePath(path).name
 
 
+# Of derivatives that are not verified.
+REASON_WORDS = {
+    "differs": "differ from FD",
+    "derivative_nonfinite": "not finite",
+    "kink": "at a kink",
+    "no_difference": "without FD",
+    "bound_too_wide": "bounds too wide",
+}
+
+
 def verdict(results: Results, treated: Treated) -> str:
     """Returns what became of a variant's scenarios, in one sentence without the variant's name."""
     codes = results.outcome[results.index(treated)]
@@ -426,6 +436,16 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(values)) if values.size else np.nan
 
 
+def _least(values: np.ndarray) -> float:
+    return -_largest(-values)
+
+
+def _rescued(results: Results, i: int) -> int:
+    """Returns how many scenarios a rung of a variant's ladder solved."""
+    rungs = [results.summary[name].values[i] > 0 for name in ("rung", "steady_state_rung") if name in results.summary]
+    return int(np.any(rungs, axis=0).sum()) if rungs else 0
+
+
 def verdict_table(results: Results) -> list[dict[str, Any]]:
     """Returns the rows of the verdict table, one a variant."""
     rows = []
@@ -443,6 +463,8 @@ def verdict_table(results: Results) -> list[dict[str, Any]]:
                 "most": _largest(attempts),
                 "error": _largest(figures.relative(treated.difference, treated)[:, m]),
                 "steady": steady,
+                "rescued": _rescued(results, i),
+                "digits": _least(results.summary["ode_digits"].values[i]),
                 "sentence": verdict(results, treated),
             }
         )
@@ -465,8 +487,47 @@ def method_table(results: Results) -> list[dict[str, Any]]:
                     "counts": [int((status[:, m] == c).sum()) for c in range(len(VERDICTS))],
                     "error": _largest(error[:, m]),
                     "bound": _median(bound[:, m]),
+                    "why": _reasons(treated, m),
                 }
             )
+    return rows
+
+
+def _reasons(treated: Treated, m: int) -> list[tuple[str, int]]:
+    """Returns why derivatives by a method are not verified, and of how many, most frequent first."""
+    reason = treated.gradients["reason"].values[:, m]
+    counts = [(words, int((reason == REASONS.index(name)).sum())) for name, words in REASON_WORDS.items()]
+    return sorted((c for c in counts if c[1]), key=lambda c: -c[1])
+
+
+def independent_table(results: Results) -> list[dict[str, Any]]:
+    """Returns how replay compares with derivatives that share no steps with it, one row a variant and kind.
+
+    Distances count relative to the error bars of both and, as all in the report, to the scenario's largest |fd|.
+    """
+    rows = []
+    for treated in results.variants:
+        m = figures.reference_method(treated)
+        ad = treated.gradients["ad"].values[:, m]
+        bar = treated.gradients["ode_error"].values + treated.gradients["ad_error"].values[:, m]
+        for name, words in (("reference", "SciPy on sensitivity equations"), ("fd_free", "differences of free solves")):
+            value, error = (treated.gradients[n].values for n in (name, f"{name}_error"))
+            known = np.isfinite(value)
+            if known.any():
+                distance = np.abs(value - ad)
+                inside = known & (distance <= error + bar)
+                rows.append(
+                    {
+                        "name": treated.name,
+                        "method": treated.methods[m],
+                        "words": words,
+                        "scenarios": int(known.any(axis=1).sum()),
+                        "derivatives": int(known.sum()),
+                        "inside": int(inside.sum()),
+                        "distance": _largest(figures.relative(distance, treated)),
+                        "own": _median(figures.relative(error, treated)),
+                    }
+                )
     return rows
 
 
@@ -621,8 +682,16 @@ def scenario_table(results: Results) -> tuple[list[dict[str, Any]], int]:
                     "why": why,
                 }
             )
-        rows.append({"name": results.scenarios[s], "cells": cells, "attempts": int(results.attempts[i, s])})
+        rung = ", ".join(names[s] for names in _rung_names(results.best) if names[s] != "none")
+        rows.append(
+            {"name": results.scenarios[s], "cells": cells, "attempts": int(results.attempts[i, s]), "rung": rung}
+        )
     return rows, total - len(rows)
+
+
+def _rung_names(treated: Treated) -> list[list[str]]:
+    stages = [ds for ds in (treated.steady, treated.dynamics) if ds is not None]
+    return [[str(name) for name in ds["rung_name"].values] for ds in stages]
 
 
 # --- where it all comes from ----------------------------------------------------------------------
@@ -724,6 +793,7 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
         rows=verdict_table(results),
         described=describe(results),
         methods=method_table(results),
+        independent=independent_table(results),
         derivatives=derivatives,
         derivatives_left_out=derivatives_left_out,
         steady=steady_table(results),

@@ -176,14 +176,16 @@ class RungeKutta:
         def body(carry):
             i, y, last, _going = carry
             step = inverse @ (y - base - ha * self.field(model, t, y, k))
-            size = jnp.max(jnp.abs(step) / (jnp.abs(y) + self._floor))
-            ratio = size / last
+            sizes = jnp.abs(step) / (jnp.abs(y) + self._floor)
+            size = jnp.max(sizes)
+            # The slowest component's: a fast one that was the largest would promise too much.
+            ratio = jnp.max(jnp.where(sizes > eps, sizes / last, 0))
             # What is left after this correction, from the rate; or the floor that rounding sets.
             left = size * ratio / jnp.maximum(1 - ratio, 0.1)
-            done = (jnp.isfinite(last) & (left < 0.5 * eps)) | (size < 2 * eps) | ((last < 1e3 * eps) & (ratio > 0.25))
-            return i + 1, y - step, size, ~done & jnp.isfinite(size)
+            done = ((i > 0) & (left < 0.5 * eps)) | (size < 2 * eps) | ((jnp.max(last) < 1e3 * eps) & (ratio > 0.25))
+            return i + 1, y - step, sizes, ~done & jnp.isfinite(size)
 
-        carry = (0, start, jnp.asarray(jnp.inf, self.dtype), ha != 0)
+        carry = (0, start, jnp.full(start.shape, jnp.inf, self.dtype), ha != 0)
         _, y, _, going = jax.lax.while_loop(lambda c: (c[0] < SIMPLIFIED_STEPS) & c[3], body, carry)
         return jnp.where(going, jnp.nan, y)
 

@@ -260,5 +260,5 @@ def test_white_noise_is_no_kink(noise: float):
 def test_noise_known_from_elsewhere_widens_the_bound():
     drawn = cases(["exp"])
     samples = Samples(drawn.h, drawn.plus, drawn.minus, drawn.center, float(np.finfo(float).eps))
-    told = estimate(samples, np.full(CASES, 1e-3) * np.abs(drawn.center))
+    told = estimate(samples, np.full((1, CASES), 1e-3) * np.abs(drawn.center))
     assert np.all(told.error > 10 * drawn.estimate().error)

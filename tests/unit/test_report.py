@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from retrograd import figures, report, store
-from retrograd.schema import CAUSES, DYNAMICS, GRADIENTS, MODEL, OUTCOMES, STEADY_STATE, SUMMARY, VERDICTS
+from retrograd.schema import CAUSES, DYNAMICS, GRADIENTS, MODEL, OUTCOMES, REASONS, STEADY_STATE, SUMMARY, VERDICTS
 
 ROOT = Path(__file__).parents[2]
 NAMES = list(figures.FIGURES)
@@ -23,6 +23,12 @@ VERDICT_OF = {
     "gradient_nonfinite": "nonfinite",
     "gradient_refuted": "refuted",
     "inconclusive": "inconclusive",
+}
+REASON_OF = {
+    "verified": "agrees",
+    "gradient_nonfinite": "derivative_nonfinite",
+    "gradient_refuted": "differs",
+    "inconclusive": "kink",
 }
 CAUSE_OF = {
     "verified": "none",
@@ -90,6 +96,7 @@ def study(
                 "x": x,
                 "x_start": np.where(simulated[:, None], 1.0, np.nan) * np.ones(n),
                 "status": np.where(solved, 0, np.where(simulated, 1, 4)),
+                "rung_name": np.array(["none"] * (total - 1) + ["more_steps"], object),
                 "num_accepted": counts,
                 "num_rejected": rejected,
                 "step_count": counts,
@@ -122,12 +129,20 @@ def study(
                 "loss": np.where(solved, 1.0, np.nan),
                 "ad": ad,
                 "ad_error": np.where(solved[:, None, None], 1e-12, np.nan) * np.ones(shape),
+                "ode_error": np.where(np.isfinite(fd), 1e-4, np.nan),
+                # One scenario, one derivative of which lies off.
+                "reference": np.where(np.arange(total)[:, None] == 0, fd + 5e-5 + (np.arange(len(wrt)) == 2), np.nan),
+                "reference_error": np.where(np.arange(total)[:, None] == 0, 1e-6, np.nan) * np.ones(fd.shape),
+                "fd_free": np.full(fd.shape, np.nan),
+                "fd_free_error": np.full(fd.shape, np.nan),
                 "fd": fd,
                 "fd_error": np.where(np.isfinite(fd), 1e-9, np.nan),
                 "fd_step": np.where(np.isfinite(fd), 1e-3, np.nan),
                 "fd_sweep_width": width,
                 "fd_sweep": fd[:, :, None] + width**2,
                 "verdict": codes[:, None, None] * np.ones(shape, np.int8),
+                "reason": np.array([REASONS.index(REASON_OF.get(e, "not_formed")) for e in ends])[:, None, None]
+                * np.ones(shape, np.int8),
                 "status": codes[:, None] * np.ones((total, len(methods)), np.int8),
             },
             {
@@ -145,6 +160,7 @@ def study(
                 "residual_norm": np.full(total, 1e-15),
                 "status": np.where(simulated, 0, 2),
                 "method": np.zeros(total),
+                "rung_name": np.array(["none"] * total, object),
                 "iterations": np.full(total, 5),
                 "max_real_eigenvalue": np.full(total, -1.0),
             }
@@ -158,6 +174,9 @@ def study(
         rows.append(
             {
                 "outcome": np.array([OUTCOMES.index(e) for e in ends]),
+                "rung": np.where(np.arange(total) == total - 1, 1, 0),
+                "steady_state_rung": np.zeros(total),
+                "ode_digits": np.where(solved, 4.5, np.nan),
                 "num_accepted": counts,
                 "num_rejected": rejected,
                 "cause": np.array([CAUSES.index(CAUSE_OF[e]) for e in ends]),
@@ -453,3 +472,23 @@ def test_the_rule_draws_the_figures_that_exist() -> None:
     assert listed == NAMES
     for name in (*NAMES, "index", "workflow"):
         assert len((ROOT / f"workflow/report/{name}.rst").read_text()) > 100
+
+
+def test_rungs_digits_reasons_and_independent_derivations_are_told(tmp_path: Path):
+    results = study(tmp_path / "r", MIXED)
+    verdicts = report.verdict_table(results)
+    assert [(row["name"], row["rescued"], row["digits"]) for row in verdicts] == [
+        ("recommended", 1, 4.5),
+        ("naive", 1, 4.5),
+    ]
+    why = {row["name"]: row["why"] for row in report.method_table(results) if row["method"] == "replay"}
+    assert why["recommended"] == []
+    assert sorted(why["naive"]) == [("at a kink", 3), ("differ from FD", 3), ("not finite", 3)]
+    rows = report.independent_table(results)
+    assert [(r["words"], r["scenarios"], r["derivatives"], r["inside"]) for r in rows] == [
+        ("SciPy on sensitivity equations", 1, 3, 2)
+    ] * 2
+    assert rows[0]["distance"] == pytest.approx((1 + 5e-5) / 3)
+    page = make(results, tmp_path / "page")
+    assert page.count("(rescued by more_steps)") == 1
+    assert "SciPy on sensitivity equations" in page
