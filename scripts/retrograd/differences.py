@@ -18,6 +18,8 @@ import numpy as np
 RATIO = 4.0
 WIDTHS = 6
 WIDEST = 2.0**-6
+# Where further sweeps start, in widths, for what the first one is too wide for.
+FURTHER = (6, 9)
 # A check whose bound is wider than this share of the derivative says nothing about it.
 RESOLUTION = 1e-2
 # Pairs of neighbouring widths, from the narrow end, that give the noise.
@@ -31,15 +33,15 @@ KINK_MARGIN = 3.0
 ORDERS = 4
 
 
-def widths(scale: np.ndarray, dtype: np.dtype, sweep: int = 0) -> np.ndarray:
+def widths(scale: np.ndarray, dtype: np.dtype, start: int = 0) -> np.ndarray:
     """Returns a sweep, shape (..., width), widest first, for parameters of typical size `scale`, shape (...).
 
-    - `sweep`: 0 for the first one, 1 for the one that goes on where that ends.
+    - `start`: how many widths of the first sweep and below it are passed over.
 
     In float32 a sweep is shorter, since its noise is larger by nine digits.
     """
     ratio = RATIO if np.dtype(dtype) == np.float64 else 2.0
-    return scale[..., None] * WIDEST / ratio ** (np.arange(WIDTHS) + sweep * WIDTHS)
+    return scale[..., None] * WIDEST / ratio ** (np.arange(WIDTHS) + start)
 
 
 def coarse(bound: np.ndarray, size: np.ndarray, largest: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -62,6 +64,7 @@ class Samples:
     minus: np.ndarray  # (item, width), values at -h
     center: np.ndarray  # (item,)
     eps: float  # of the float type in which the function was computed
+    least: np.ndarray | None = None  # (item,), noise that the function has at least, from elsewhere
 
     def noise(self, pairs: int = NOISE_PAIRS) -> np.ndarray:
         """Returns the noise of the values, measured in some pairs of neighbouring widths, shape (item,)."""
@@ -75,9 +78,10 @@ class Samples:
         return NOISE_MARGIN * np.maximum(_narrow(np.abs(even[:, 1:]), pairs), _narrow(np.abs(odd), pairs))
 
     def rounding(self) -> np.ndarray:
-        """Returns what the values' own rounding makes of noise at least, shape (item,)."""
+        """Returns the noise that the values have at least, shape (item,): their own rounding, and what is known."""
         values = np.abs(np.concatenate([self.plus, self.minus, self.center[:, None]], axis=1))
-        return self.eps * np.max(np.where(np.isfinite(values), values, 0), axis=1)
+        own = self.eps * np.max(np.where(np.isfinite(values), values, 0), axis=1)
+        return own if self.least is None else np.fmax(own, self.least)
 
     def quotients(self) -> np.ndarray:
         """Returns the central difference quotients, shape (item, width)."""
@@ -119,14 +123,15 @@ def estimate(samples: Samples, others: np.ndarray | None = None, pairs: int = NO
     - `pairs`: how many pairs of neighbouring widths, from the narrow end, give the noise.
 
     Functions with a common value have a common noise, which is known better from all of them than from each. The
-    median counts: a kink looks like noise, and belongs to the variables that cross it.
+    median counts, of two the smaller: a kink looks like noise, and belongs to the variables that cross it.
     """
     with np.errstate(all="ignore"):
         own = samples.noise(pairs)
         least = samples.noise(1)
         common = None
         if others is not None and len(others):
-            common, least = np.median(others, axis=0), np.minimum(least, np.min(others, axis=0))
+            common = np.sort(others, axis=0)[(len(others) - 1) // 2]
+            least = np.minimum(least, np.min(others, axis=0))
             own = np.maximum(own, common)
         kink, suspected = _kinks(samples, common)
         found = _estimate(samples, np.maximum(own, samples.rounding()), least, kink)

@@ -16,7 +16,7 @@ import xarray as xr
 from retrograd.api import Model
 from retrograd.batches import batched, float_type
 from retrograd.context import Chunk
-from retrograd.differences import NOISE_PAIRS, WIDTHS, Samples, coarse, estimate, widths
+from retrograd.differences import FURTHER, NOISE_PAIRS, WIDTHS, Samples, coarse, estimate, widths
 from retrograd.dynamics import save_index
 from retrograd.plugins import Field, member
 from retrograd.replay import Linearised, Replayer
@@ -264,31 +264,47 @@ class GradientProblem:
         """
         near = self.replayer.linearise(self.model, data.k_dynamic, data.steps, stages)
         scale = self.scales(data)
-        found = self._sweep(data, loss, near, widths(scale, self.dtype), list(range(len(self.columns))), done=done)
-        # Where the function bends within the narrowest width, as a limit cycle does whose steps are frozen, a second
-        # sweep goes on from there. Only its narrowest pair is free of bends, if any is.
-        narrower = widths(scale, self.dtype, 1)
-        with np.errstate(all="ignore"):
-            most = largest(found["fd"], scale) / scale
-            hopeless = float(np.finfo(self.dtype).eps) * np.abs(loss)[:, None] / narrower[:, :, -1] > found["fd_error"]
-            open_ = coarse(found["fd_error"], np.abs(found["fd"]), most, self.dtype) & ~hopeless & ~found["kink"]
-        rows, columns = np.flatnonzero(np.any(open_, axis=1)), np.flatnonzero(np.any(open_, axis=0))
-        if len(rows):
+        noise = self._noise(data, loss, near)
+        every = range(len(self.columns))
+        found = self._sweep(data, loss, near, noise, widths(scale, self.dtype), every, done=done)
+        # Where the function bends within the narrowest width, as a limit cycle does whose steps are frozen, further
+        # sweeps go on from there. Only their narrowest pair is free of bends, if any is.
+        for start in FURTHER:
+            narrower = widths(scale, self.dtype, start)
+            with np.errstate(all="ignore"):
+                most = largest(found["fd"], scale) / scale
+                eps = float(np.finfo(self.dtype).eps)
+                hopeless = eps * np.abs(loss)[:, None] / narrower[:, :, -1] > found["fd_error"]
+                open_ = coarse(found["fd_error"], np.abs(found["fd"]), most, self.dtype) & ~hopeless & ~found["kink"]
+            rows, columns = np.flatnonzero(np.any(open_, axis=1)), np.flatnonzero(np.any(open_, axis=0))
+            if not len(rows):
+                break
             at = np.ix_(rows, columns)
-            again = self._sweep(data.take(rows), loss[rows], near.take(rows), narrower[rows], columns.tolist(), 1)
-            better = open_[at] & (
-                again["fd_error"] < np.where(np.isnan(found["fd_error"][at]), np.inf, found["fd_error"][at])
-            )
+            part = (data.take(rows), loss[rows], near.take(rows), noise[rows], narrower[rows])
+            again = self._sweep(*part, columns.tolist(), 1)
+            before = np.where(np.isnan(found["fd_error"][at]), np.inf, found["fd_error"][at])
+            better = open_[at] & (again["fd_error"] < before)
             for name, value in again.items():
                 mask = better.reshape(*better.shape, *[1] * (value.ndim - 2))
                 found[name][at] = np.where(mask, value, found[name][at])
         return found
+
+    def _noise(self, data: Scenarios, loss: np.ndarray, near: Linearised) -> np.ndarray:
+        """Returns what changes of the size of rounding at the end of each step do to the loss, shape (scenario,).
+
+        A state that sits on an equilibrium to the last bit stays there whatever is perturbed, and its noise does not
+        show in the values; a step beyond the stability limit of an explicit method amplifies it all the same.
+        """
+        rows = np.arange(len(loss))
+        ends = self.replayer.perturbed(self.model, data.x_start, data.k_dynamic, rows, near, 1)
+        return np.abs(self._losses(data, ends, rows, self.model, data.x_start, data.k_dynamic) - loss)
 
     def _sweep(
         self,
         data: Scenarios,
         loss: np.ndarray,
         near: Linearised,
+        noise: np.ndarray,
         sweep: np.ndarray,
         columns: Sequence[int],
         pairs: int = NOISE_PAIRS,
@@ -311,11 +327,11 @@ class GradientProblem:
                 plus, minus = (base[:, None] + h).astype(self.dtype), (base[:, None] - h).astype(self.dtype)
                 h = (plus.astype(np.float64) - minus.astype(np.float64)) / 2
                 values = self._perturbed_parameter(data, near, kind, i, plus, minus)
-            samples.append(Samples(h, values[0], values[1], loss, float(np.finfo(self.dtype).eps)))
+            samples.append(Samples(h, values[0], values[1], loss, float(np.finfo(self.dtype).eps), noise))
             done(self.labels[j])
-        noise = np.array([s.noise(pairs) for s in samples])
+        others = np.array([s.noise(pairs) for s in samples])
         for j, sample in enumerate(samples):
-            found = estimate(sample, noise, pairs)
+            found = estimate(sample, others, pairs)
             for name in ("value", "error", "step", "left", "right"):
                 out["fd" if name == "value" else f"fd_{name}"][:, j] = getattr(found, name)
             out["fd_sweep"][:, j], out["fd_sweep_width"][:, j] = found.quotients, sample.h

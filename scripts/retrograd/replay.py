@@ -100,18 +100,19 @@ class Replayer:
         over_lanes = jax.vmap(over_stages)
         return jax.vmap(over_lanes, in_axes=(0, 0, 0, None))(self._step.times(t0, t1), stages, ha, k)
 
-    def _forward_block(self, model, t0, t1, x, rate, k, guess, inverses=None):
+    def _forward_block(self, model, t0, t1, x, rate, k, guess, changes, inverses=None):
         # t0, t1: (step, lane); x, rate: (lane, state); guess: (step, lane, stage, state), NaN where there is none;
-        # inverses: (step, lane, stage, state, state) or None.
+        # changes: relative, of the states at the ends, (step, state); inverses: (step, lane, stage, state, state), None.
         lanes = jax.vmap(self._step, in_axes=(None, 0, 0, 0, 0, 0, 0, None if inverses is None else 0))
 
         def step(carry, inputs):
             x, rate = carry
-            t0, t1, guess, inverse = inputs
+            t0, t1, guess, change, inverse = inputs
             out = lanes(model, t0, t1, x, rate, k, guess, inverse)
-            return (out.x, out.rate), (out.x, out.stages)
+            end = out.x * (1 + change)
+            return (end, out.rate), (end, out.stages)
 
-        (x, rate), (ends, stages) = jax.lax.scan(step, (x, rate), (t0, t1, guess, inverses))
+        (x, rate), (ends, stages) = jax.lax.scan(step, (x, rate), (t0, t1, guess, changes, inverses))
         return x, rate, ends, stages
 
     def _backward_block(self, model, t0, t1, k, stages, injected, lam, grad_k, grad_model, jitter):
@@ -227,6 +228,7 @@ class Replayer:
         near: Linearised,
         inverses: np.ndarray | None,
         keep_stages: bool,
+        seed: int = 0,
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Returns states and stages of items on the steps of their scenarios.
 
@@ -248,6 +250,7 @@ class Replayer:
         offset = np.zeros(width, np.int64)
         x = np.zeros((width, self.n), self.dtype)
         first_rate = batched(self._first_rate, model, x_start, k)
+        changes = jitter((BLOCK, self.n), self.dtype, seed)
         rate = np.zeros_like(x)
         while True:
             for lane in np.flatnonzero(item < 0):
@@ -269,6 +272,7 @@ class Replayer:
                 rate[like],
                 np.asarray(k[item[like]], self.dtype),
                 near.stages[row, column],
+                changes,
                 None if inverses is None else inverses[row, column],
             )
             x, rate, block_x = np.array(x), np.array(rate), np.asarray(block_x)
@@ -321,20 +325,21 @@ class Replayer:
         return out
 
     def perturbed(
-        self, model: Model, x_start: np.ndarray, k: np.ndarray, owner: np.ndarray, near: Linearised
+        self, model: Model, x_start: np.ndarray, k: np.ndarray, owner: np.ndarray, near: Linearised, seed: int = 0
     ) -> list[np.ndarray]:
         """Returns the states at the ends of the steps, as `forward`, of items next to scenarios that were replayed.
 
         - `x_start`, `k`: shape (item, state) and (item, parameter).
         - `owner`: the scenario that each item stands next to, shape (item,).
+        - `seed`: 0, or that of changes of the size of rounding (`linalg.jitter`) at the end of each step.
 
         Items that a simplified Newton iteration from there does not solve are solved by full Newton.
         """
-        ends, _ = self._walk(model, x_start, k, owner, near, near.inverses, False)
+        ends, _ = self._walk(model, x_start, k, owner, near, near.inverses, False, seed)
         if near.inverses is not None:
             lost = np.flatnonzero([not np.all(np.isfinite(e)) for e in ends])
             if len(lost):
-                again, _ = self._walk(model, x_start[lost], k[lost], owner[lost], near, None, False)
+                again, _ = self._walk(model, x_start[lost], k[lost], owner[lost], near, None, False, seed)
                 for i, e in zip(lost, again, strict=True):
                     ends[i] = e
         return ends

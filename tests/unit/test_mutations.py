@@ -220,7 +220,7 @@ BACKWARD: dict[str, Mutation] = {
         "_backward_block", "eye - ha[:, None, None] * jac_t", "eye - 0.5 * ha[:, None, None] * jac_t"
     ),
     "weights_of_the_solution_for_those_of_a_stage": _rewritten("_backward_block", "(b[i] * lam", "(a[-2, i] * lam"),
-    "start_row_of_the_loss_dropped": _called(_itself, "from_start", lambda f, d, gx, gk, gw: f(d, 0 * gx, gk, gw)),
+    "start_row_of_the_loss_dropped": _called(_itself, "from_start", lambda f, d, gx, *rest: f(d, 0 * gx, *rest)),
     "direct_dependence_on_parameters_dropped": _direct(2),
     "direct_dependence_on_weights_dropped": _direct(3),
     "steady_term_dropped": _called(_steady, "adjoint", _scaled(0, 0)),
