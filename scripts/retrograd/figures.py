@@ -582,6 +582,54 @@ def _errors(treated: Treated) -> tuple[np.ndarray, np.ndarray]:
     return relative(treated.difference, treated), relative(treated.bound, treated)
 
 
+def shown_pairs(results: Results) -> list[Treated]:
+    """Returns the variants that have both replay and forward, for the dot-product test."""
+    return [v for v in results.variants if {"replay", "forward"} <= set(v.methods)][:MOST_VARIANTS]
+
+
+def dot_product(results: Results, figure: Figure) -> None:
+    """Draws |replay - forward|, the largest of each scenario, beside what both say that rounding may do."""
+    shown = shown_pairs(results)
+    if not shown:
+        _empty(figure, "The study does not form gradients by both replay and forward.")
+        return
+    axes = figure.subplots()
+    tables = []
+    for treated in shown:
+        pick = [treated.methods.index(name) for name in ("replay", "forward")]
+        ad, error = (relative(treated.gradients[name].values[:, pick], treated) for name in ("ad", "ad_error"))
+        distance, bound = np.abs(ad[:, 0] - ad[:, 1]), error.sum(axis=1)
+        most = lambda table: np.max(table, axis=1, initial=-1.0, where=np.isfinite(table))
+        tables.append((most(distance), most(bound)))
+    every = np.concatenate([np.concatenate(pair) for pair in tables])
+    every = every[every > 0]
+    # What is exactly 0 has no logarithm: it stands on a line of its own at the left.
+    floor = 10.0 ** (np.floor(np.log10(every.min())) - 1) if every.size else 1e-17
+    for row, (distance, bound) in enumerate(tables):
+        known = np.sort(distance[distance >= 0])
+        limits = bound[bound > 0]
+        if limits.size:
+            low, high = float(np.median(limits)), float(limits.max())
+            axes.plot([low, high], [row, row], color="#c4c4c4", linewidth=7, solid_capstyle="butt", zorder=1)
+            axes.plot([high, high], [row - 0.3, row + 0.3], color=BLACK, linewidth=1, zorder=2)
+        height = row + 0.3 - 0.6 * np.arange(len(known)) / max(len(known) - 1, 1)
+        value = np.maximum(known, floor)
+        keep = _thin(np.log(value), height)
+        axes.plot(value[keep], height[keep], linestyle="none", marker="o", markersize=2.5, color=BLUE, zorder=3)
+    _log(axes.xaxis, np.concatenate([every, [floor]]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _=None: "0" if v <= floor * 1.01 else power(v)))
+    axes.set_yticks(range(len(shown)), [literal(v.name, 28) for v in shown])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlabel("largest |replay − forward| of a scenario / its largest |FD|")
+    axes.grid(axis="x", color="#e6e6e6", linewidth=0.6)
+    handles = [
+        Line2D([], [], linestyle="none", marker="o", markersize=4, color=BLUE, label="scenario, sorted"),
+        Line2D([], [], color="#c4c4c4", linewidth=5, label="both methods' rounding, median to largest"),
+        Line2D([], [], color=BLACK, linewidth=1, label="largest"),
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=3)
+
+
 def difference_sweep(results: Results, figure: Figure) -> None:
     """Draws the error of the difference quotient over its width, against the best variant's gradient."""
     best = results.best
@@ -662,6 +710,7 @@ FIGURES = {
     "steps": Drawing(steps, lambda r: (8.0, 4.6 if r.contrast else 3.2)),
     "attempts": Drawing(attempts, _rows_high(1.0, 0.5)),
     "gradient_errors": Drawing(gradient_errors, lambda r: (8.0, 5.0 if len(r.variants) > 2 else 3.8)),
+    "dot_product": Drawing(dot_product, lambda r: (8.0, 1.4 + 0.4 * max(len(shown_pairs(r)), 1))),
     "difference_sweep": Drawing(difference_sweep, lambda r: (8.0, 4.0)),
 }
 

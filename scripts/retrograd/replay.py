@@ -102,7 +102,7 @@ class Replayer:
 
     def _forward_block(self, model, t0, t1, x, rate, k, guess, changes, inverses=None):
         # t0, t1: (step, lane); x, rate: (lane, state); guess: (step, lane, stage, state), NaN where there is none;
-        # changes: relative, of the states at the ends, (step, state); inverses: (step, lane, stage, state, state), None.
+        # changes: relative, of the states at the ends, (step, state); inverses: (step, lane, stage, state, state).
         lanes = jax.vmap(self._step, in_axes=(None, 0, 0, 0, 0, 0, 0, None if inverses is None else 0))
 
         def step(carry, inputs):

@@ -755,6 +755,7 @@ def figure_labels(results: Results) -> dict[str, str]:
     pair = " and ".join(v.name for v in (results.contrast, results.best) if v is not None)
     stepped = ", ".join(names[s] for _, s in figures.shown_steps(results)) or "none"
     panels = ", ".join(v.name for v in figures.shown_variants(results))
+    paired = ", ".join(v.name for v in figures.shown_pairs(results)) or "none"
     swept = ", ".join(best.wrt[j] for j, _ in figures.shown_sweeps(results)) or "none"
     return {
         "outcomes": f"Bar chart of outcomes by variant. {counted}.",
@@ -762,6 +763,7 @@ def figure_labels(results: Results) -> dict[str, str]:
         "steps": f"Step size over model time under {pair}. Scenarios: {stepped}.",
         "attempts": f"Attempts of every scenario by variant. Medians: {medians}.",
         "gradient_errors": f"Differences of AD and FD derivatives beside their bounds. Variants: {panels}.",
+        "dot_product": f"Distance of adjoint and tangent in each scenario, by variant: {paired}.",
         "difference_sweep": f"Error of the difference quotient over its width under {best.name}: {swept}.",
     }
 
@@ -809,6 +811,7 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
         times=[float(t) for t in best.dynamics["model_time"].values],
         trajectories=figures.shown_trajectories(results),
         stepped=figures.shown_steps(results),
+        paired=figures.shown_pairs(results),
         shown_variants=figures.shown_variants(results),
         shown_wrt=len(figures.shown_wrt(best)),
         sweeps=[(best.wrt[j], [results.scenarios[s] for s in found]) for j, found in figures.shown_sweeps(results)],

@@ -63,7 +63,7 @@ def study(
     *,
     ids: list[str] | None = None,
     wrt: tuple[str, ...] = ("k1@dynamic", "k1@steady", "network[0]"),
-    methods: tuple[str, ...] = ("replay", "checkpoint"),
+    methods: tuple[str, ...] = ("replay", "forward", "checkpoint"),
     steady: bool = True,
     name: str = "tiny",
     states: tuple[str, ...] = ("x0", "x1"),

@@ -5,6 +5,7 @@ FIGURES = {
     "steps": "Dynamics",
     "attempts": "Dynamics",
     "gradient_errors": "Gradients",
+    "dot_product": "Gradients",
     "difference_sweep": "Gradients",
 }
 
