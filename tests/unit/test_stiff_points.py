@@ -19,8 +19,8 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(24)
 def state(t: float, k: np.ndarray) -> np.ndarray:
     """Returns (x0, x1) at t, in closed form but for one quadrature: shape (2,), of k's type, complex too.
 
-    With u = exp(x0) and w = exp(x1) both equations are linear. The quadrature's intervals halve towards both ends: there
-    the integrand changes, on the scales of the two rates.
+    With u = exp(x0) and w = exp(x1) both equations are linear. The intervals of the quadrature halve towards both ends:
+    there the integrand changes, on the scales of the two rates.
     """
     p2, k1, k2, k3, k4 = k
     a, b, level = np.exp(k1), np.exp(k3), np.exp(k4)
