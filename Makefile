@@ -41,7 +41,7 @@ run: $(VENV)/.run  ## the default study, up to its report (CONFIG=path for anoth
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --workflow-profile workflow/profiles/default $(if $(CONFIG),--configfile $(CONFIG))
 
 test: $(VENV)/.dev  ## the whole test suite
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -n 2 --dist loadfile -m 'slow or not slow' $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## format, lint and type checks
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash -ec '\

@@ -793,6 +793,7 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
         outcomes=[(n, figures.OUTCOME_STYLE[n][0], OUTCOME_MEANING[n]) for n in OUTCOMES],
         verdicts=VERDICTS,
         rows=verdict_table(results),
+        rescued=any(_rescued(results, i) for i in range(len(results.variants))),
         described=describe(results),
         methods=method_table(results),
         independent=independent_table(results),

@@ -139,6 +139,7 @@ def steady_scenarios(model, settings, times, k_dynamic, k_steady):
     return problem, scenarios(records, found.x, k_dynamic, k_steady, found.conserved_basis)
 
 
+@pytest.mark.slow
 def test_the_whole_chain_with_steady_state_and_network_against_scipy():
     model = Tracking.build(jax.random.PRNGKey(3))
     times = [0.0, 0.3, 1.0, 2.0]
@@ -293,6 +294,7 @@ def test_a_kink_is_not_verified():
     assert table["fd_left"][0, 0] != pytest.approx(table["fd_right"][0, 0], rel=0.1)
 
 
+@pytest.mark.slow
 def test_scenarios_that_were_not_simulated_are_skipped_and_touch_nobody():
     model, times = networked(), [0.5, 1.0]
     k = np.array([[3.0, 0.7], [2.0, 0.1], [4.0, -0.2]])

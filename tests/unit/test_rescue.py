@@ -68,6 +68,7 @@ def test_only_rungs_that_change_a_stage_are_tried_there():
     assert next(s for n, s in rungs(solve) if n == 3)["solver"] == "Kvaerno4"
 
 
+@pytest.mark.slow
 def test_who_fails_is_rescued_and_nobody_else_changes():
     k = grid()[::10]
     start = np.tile(START, (len(k), 1))
@@ -97,6 +98,7 @@ class BlowsUp(Model):
         return k["a"] * x**2
 
 
+@pytest.mark.slow
 def test_what_no_rung_rescues_keeps_its_first_failure():
     k, start = np.array([[1.0], [-1.0]]), np.array([[0.5], [0.5]])
     every = {"rescue": list(RUNGS)}
@@ -146,6 +148,7 @@ class TwoRoots(Model):
         return k["guess"][None]
 
 
+@pytest.mark.slow
 def test_another_start_finds_the_root_that_the_guess_does_not_lead_to():
     k = np.array([[4.0, -9.0], [4.0, 3.0], [-1.0, 0.0]])
     x0 = np.full((3, 1), np.nan)
