@@ -49,6 +49,7 @@ MOST_VARIANTS = 24
 MOST_PANELS = 5
 MOST_STATES = 6
 MOST_WRT = 16
+MOST_VALLEYS = 12
 
 _LINES: tuple[tuple[str, str, Literal["-", "--", "-.", ":"]], ...] = (
     *((BLUE, "o", "-"), (VERMILION, "s", "--"), (GREEN, "^", "-."), (PURPLE, "D", ":")),
@@ -213,30 +214,26 @@ def reference_method(treated: Treated) -> int:
     return methods.index("replay") if "replay" in methods else 0
 
 
-def shown_sweeps(results: Results) -> list[tuple[int, list[int]]]:
-    """Returns up to three derivatives, one a kind, with the scenarios of tightest, median, widest bound.
+def shown_sweeps(results: Results) -> tuple[list[int], list[int]]:
+    """Returns the derivatives that get a panel, and the scenarios with the tightest, the median and the widest bound.
 
-    Bounds count relative to the scenario's largest derivative.
+    Bounds count relative to the scenario's largest derivative. Where there are more derivatives than panels, those
+    with the widest bounds have one.
     """
     best = results.best
-    labels = best.wrt
     bound = relative(best.gradients["fd_error"].values, best)
-    sweep = best.gradients["fd_sweep"].values
-    kinds: dict[str, list[int]] = {}
-    for j, label in enumerate(labels):
-        kind = "network" if label.startswith("network[") else label.rpartition("@")[2]
-        kinds.setdefault(kind, []).append(j)
-    out = []
-    for columns in list(kinds.values())[:3]:
-        size = [
-            np.nanmedian(v) if np.isfinite(v).any() else -1.0 for v in np.abs(best.gradients["fd"].values[:, columns]).T
-        ]
-        j = columns[int(np.argmax(size))]
-        usable = np.isfinite(sweep[:, j]).any(axis=1) & np.isfinite(bound[:, j])
-        order = np.argsort(np.where(usable, bound[:, j], np.inf), kind="stable")[: int(usable.sum())]
-        if len(order):
-            out.append((j, [int(s) for s in spread(order, 3)]))
-    return out
+    usable = np.isfinite(bound) & np.isfinite(best.gradients["fd_sweep"].values).any(axis=2)
+    bound = np.where(usable, bound, -1.0)
+    columns = np.flatnonzero(usable.any(axis=0))
+    if len(columns) > MOST_VALLEYS:
+        widest = np.max(bound[:, columns], axis=0)
+        columns = np.sort(columns[np.argsort(-widest, kind="stable")[:MOST_VALLEYS]])
+    if not len(columns):
+        return [], []
+    widest = np.max(bound[:, columns], axis=1)
+    order = np.argsort(widest, kind="stable")
+    order = order[widest[order] >= 0]
+    return [int(j) for j in columns], [int(s) for s in spread(order, 3)]
 
 
 def relative(values: np.ndarray, treated: Treated) -> np.ndarray:
@@ -633,14 +630,15 @@ def dot_product(results: Results, figure: Figure) -> None:
 def difference_sweep(results: Results, figure: Figure) -> None:
     """Draws the error of the difference quotient over its width, against the best variant's gradient."""
     best = results.best
-    chosen = shown_sweeps(results)
-    if not chosen:
+    columns, scenarios = shown_sweeps(results)
+    if not columns:
         _empty(figure, "No finite differences were formed.")
         return
     method = reference_method(best)
-    grid = figure.subplots(1, len(chosen), squeeze=False, sharey=True)
+    high, wide = _columns(len(columns), most=4)
+    grid = figure.subplots(high, wide, squeeze=False, sharey=True)
     every_y: list[float] = []
-    for axes, (j, scenarios) in zip(grid.flat, chosen, strict=True):
+    for axes, j in zip(grid.flat, columns, strict=False):
         every_x: list[float] = []
         for n, s in enumerate(scenarios):
             colour, marker, dash = _LINES[n]
@@ -654,39 +652,34 @@ def difference_sweep(results: Results, figure: Figure) -> None:
                 bound = best.gradients["fd_error"].values[s, j] / size
                 fd = abs(best.gradients["fd"].values[s, j] - ad) / size
             keep = np.isfinite(y) & (h > 0)
-            # An exact hit has no logarithm: it is drawn below what rounding leaves of others.
-            y = np.where(y == 0, 1e-17, y)
-            name = literal(results.scenarios[s], 26)
-            axes.plot(h[keep], y[keep], color=colour, marker=marker, markersize=4, linestyle=dash, label=name)
+            # An exact hit has no logarithm, and less than rounding says nothing.
+            y = np.maximum(y, 1e-17)
+            axes.plot(h[keep], y[keep], color=colour, marker=marker, markersize=3, linestyle=dash, linewidth=1)
             every_x += [float(v) for v in h[keep]]
             every_y += [float(v) for v in y[keep]]
             step = best.gradients["fd_step"].values[s, j]
             if step > 0 and np.isfinite(bound):
                 at, low = max(float(bound), 1e-17), max(float(fd) if np.isfinite(fd) else 0.0, 1e-17)
                 axes.plot([step / 1.9, step * 1.9], [at, at], color=colour, linewidth=2.2, solid_capstyle="butt")
-                axes.plot([step], [low], marker="*", color=colour, markersize=10, markeredgecolor="white")
+                axes.plot([step], [low], marker="*", color=colour, markersize=8, markeredgecolor="white")
                 every_y += [at, low]
-        _log(axes.xaxis, every_x, ticks=5)
-        axes.set_title(literal(best.wrt[j], 24), loc="left", fontweight="bold")
-        axes.set_xlabel("step width h")
+        _log(axes.xaxis, every_x, ticks=4)
+        axes.set_title(literal(best.wrt[j], 20), loc="left", fontweight="bold")
         axes.grid(color="#e6e6e6", linewidth=0.6)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7.5, handlelength=3)
     _log(grid[0, 0].yaxis, every_y)
-    grid[0, 0].set_ylabel("error / largest |FD| of the scenario")
+    for axes in list(grid.flat)[len(columns) :]:
+        axes.axis("off")
+    figure.supxlabel("step width h", fontsize=9)
+    figure.supylabel("error / largest |FD| of the scenario", fontsize=9)
     handles = [
-        Line2D([], [], color=GREY, marker="o", markersize=4, label="plain quotient at h"),
-        Line2D(
-            [],
-            [],
-            color=GREY,
-            marker="*",
-            markersize=10,
-            linestyle="none",
-            label="extrapolated value, at its smallest h",
-        ),
+        Line2D([], [], color=c, marker=m, markersize=4, linestyle=d, label=literal(results.scenarios[s], 40))
+        for s, (c, m, d) in zip(scenarios, _LINES, strict=False)
+    ]
+    handles += [
+        Line2D([], [], color=GREY, marker="*", markersize=9, linestyle="none", label="extrapolated, at its smallest h"),
         Line2D([], [], color=GREY, linewidth=2.4, label="its error bound"),
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=3)
+    figure.legend(handles=handles, loc="outside upper left", ncols=2)
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -711,7 +704,9 @@ FIGURES = {
     "attempts": Drawing(attempts, _rows_high(1.0, 0.5)),
     "gradient_errors": Drawing(gradient_errors, lambda r: (8.0, 5.0 if len(r.variants) > 2 else 3.8)),
     "dot_product": Drawing(dot_product, lambda r: (8.0, 1.4 + 0.4 * max(len(shown_pairs(r)), 1))),
-    "difference_sweep": Drawing(difference_sweep, lambda r: (8.0, 4.0)),
+    "difference_sweep": Drawing(
+        difference_sweep, lambda r: (8.0, min(2.4 + 1.2 * (len(shown_sweeps(r)[0]) // 4), 5.0))
+    ),
 }
 
 

@@ -756,7 +756,7 @@ def figure_labels(results: Results) -> dict[str, str]:
     stepped = ", ".join(names[s] for _, s in figures.shown_steps(results)) or "none"
     panels = ", ".join(v.name for v in figures.shown_variants(results))
     paired = ", ".join(v.name for v in figures.shown_pairs(results)) or "none"
-    swept = ", ".join(best.wrt[j] for j, _ in figures.shown_sweeps(results)) or "none"
+    swept = ", ".join(best.wrt[j] for j in figures.shown_sweeps(results)[0]) or "none"
     return {
         "outcomes": f"Bar chart of outcomes by variant. {counted}.",
         "trajectories": f"Line charts of the states over model time under {best.name}. Scenarios: {drawn}.",
@@ -815,7 +815,7 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
         paired=figures.shown_pairs(results),
         shown_variants=figures.shown_variants(results),
         shown_wrt=len(figures.shown_wrt(best)),
-        sweeps=[(best.wrt[j], [results.scenarios[s] for s in found]) for j, found in figures.shown_sweeps(results)],
+        sweeps=len(figures.shown_sweeps(results)[0]),
         reference=best.methods[figures.reference_method(best)],
         sensitivity=_median(figures.relative(best.bound, best)[:, best.methods.index(best.method)]),
         most_states=figures.MOST_STATES,
