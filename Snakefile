@@ -21,6 +21,7 @@ include: "workflow/rules/dynamics.smk"
 include: "workflow/rules/gradients.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/debug.smk"
+include: "workflow/rules/benchmark.smk"
 
 
 rule all:

@@ -26,6 +26,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from retrograd.schema import OUTCOMES, VERDICTS
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from retrograd.report import Results, Treated
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
@@ -682,6 +684,39 @@ def difference_sweep(results: Results, figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
 
 
+def work_precision(measured: xr.Dataset, figure: Figure) -> None:
+    """Draws each method's gradient error over its cost, one point a tolerance, the median over the scenarios."""
+    axes = figure.subplots()
+    seconds, error = measured["seconds"].values, measured["error"].values
+    methods = [str(name) for name in measured["method_name"].values]
+    drawn: list[tuple[np.ndarray, np.ndarray]] = []
+    for m, name in enumerate(methods):
+        colour, marker, dash = _LINES[m % len(_LINES)]
+        known = np.isfinite(error[m])
+        some = known.any(axis=1) & np.isfinite(seconds[m])
+        if not some.any():
+            continue
+        low, middle, high = (
+            np.array([np.quantile(e[k], q) if k.any() else np.nan for e, k in zip(error[m], known, strict=True)])
+            for q in (0.1, 0.5, 0.9)
+        )
+        x, low, middle, high = (np.maximum(v[some], 1e-17) for v in (seconds[m], low, middle, high))
+        lost = known.shape[1] - known.sum(axis=1).min()
+        label = name.replace("_", " ") + (f" (up to {lost} scenarios without)" if lost else "")
+        axes.plot(x, middle, color=colour, marker=marker, linestyle=dash, markersize=5, label=label)
+        axes.vlines(x, low, high, color=colour, linewidth=0.8, alpha=0.6)
+        drawn.append((x, np.concatenate([low, high])))
+    if not drawn:
+        _say(axes, "nothing could be compared with the reference")
+        return
+    _log(axes.xaxis, np.concatenate([x for x, _ in drawn]))
+    _log(axes.yaxis, np.concatenate([y for _, y in drawn]))
+    axes.set_xlabel("time for solve and gradient [s per scenario]")
+    axes.set_ylabel("gradient error / largest derivative")
+    axes.grid(color="#e6e6e6", linewidth=0.6)
+    figure.legend(loc="outside right upper")
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -713,6 +748,15 @@ FIGURES = {
 def render(results: Results, name: str, formats: Sequence[str] = ("svg", "png")) -> dict[str, bytes]:
     """Returns a figure as SVG, as PNG at 150 dpi or both, by format; the same results give the same bytes."""
     drawing = FIGURES[name]
+    return _files(lambda figure: drawing.draw(results, figure), drawing.size(results), formats)
+
+
+def draw_work_precision(measured: xr.Dataset, formats: Sequence[str] = ("svg", "png")) -> dict[str, bytes]:
+    """Returns the figure of gradient error over cost, likewise, from what `work_precision.nc` holds."""
+    return _files(lambda figure: work_precision(measured, figure), (8.0, 4.4), formats)
+
+
+def _files(draw: Callable[[Figure], None], size: tuple[float, float], formats: Sequence[str]) -> dict[str, bytes]:
     out = {}
     style: Any = {**mpl.rcParamsDefault, **_STYLE, "backend": "agg"}
     with mpl.rc_context(style), warnings.catch_warnings():
@@ -720,9 +764,9 @@ def render(results: Results, name: str, formats: Sequence[str] = ("svg", "png"))
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
         # A figure whose names are too long for its size is drawn all the same.
         warnings.filterwarnings("ignore", message=".*constrained_layout not applied.*")
-        figure = Figure(figsize=drawing.size(results))
+        figure = Figure(figsize=size)
         FigureCanvasAgg(figure)
-        drawing.draw(results, figure)
+        draw(figure)
         # The layout is found once, for both formats.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")

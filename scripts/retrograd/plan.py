@@ -28,6 +28,7 @@ SCRIPTS = {
     "report": "plot_report.py",
     "strict": "require_verified.py",
     "debug": "debug_scenario.py",
+    "benchmark": "benchmark_methods.py",
 }
 
 
@@ -38,6 +39,10 @@ class Work:
     stage: str
     settings: str  # canonical JSON
     upstream: Mapping[str, str]  # stage -> work
+
+
+# Scenarios of a benchmark: a full batch.
+BENCHMARKED = 32
 
 
 class Plan:
@@ -166,6 +171,21 @@ class Plan:
         _, row = self.debugged()
         table = self.study.table
         return canonical({"ids": [table.ids[row]], "columns": table.columns, "rows": [table.rows[row]]})
+
+    def _benchmarked(self) -> str:
+        return "recommended" if "recommended" in self.variants else self.variants[-1]
+
+    def benchmark_settings(self) -> str:
+        """Returns the settings of the benchmark as canonical JSON: those of `recommended`, or of the last variant."""
+        return canonical(stage_options(self.study, self._benchmarked(), "gradients"))
+
+    def benchmark_scenarios(self) -> str:
+        """Returns the scenarios of the benchmark, spread evenly over the table, as `chunk` does."""
+        table = self.study.table
+        total, count = len(table.ids), min(BENCHMARKED, len(table.ids))
+        rows = sorted({round(i * (total - 1) / max(count - 1, 1)) for i in range(count)})
+        ids, values = [table.ids[r] for r in rows], [table.rows[r] for r in rows]
+        return canonical({"ids": ids, "columns": table.columns, "rows": values})
 
     def report_settings(self) -> str:
         """Returns the settings of the report as canonical JSON: the study, its variants resolved."""

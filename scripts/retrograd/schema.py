@@ -280,4 +280,29 @@ SUMMARY = Schema(
     },
 )
 
-SCHEMAS = {s.name: s for s in (MODEL, STEADY_STATE, DYNAMICS, GRADIENTS, SUMMARY)}
+WORK_PRECISION = Schema(
+    name="work_precision",
+    title="Gradient error against cost",
+    summary="Error of each gradient method against SciPy, and the time that it takes, over a range of tolerances",
+    rule="benchmark",
+    variables={
+        "error": Variable(
+            ("method", "tolerance", "scenario"),
+            "largest distance of a derivative from the reference, relative to the largest derivative",
+            comment="both multiplied with the size of what the derivative is taken by",
+        ),
+        "reference_error": Variable(S, "error of the reference, likewise, from a hundredth of its tolerance"),
+        "seconds": Variable(
+            ("method", "tolerance"), "time of solve and gradient for one scenario, compilation left out", units="s"
+        ),
+        "solve_seconds": Variable(("method", "tolerance"), "time of the recorded solve in it", units="s"),
+        "attempts": Variable(("method", "tolerance", "scenario"), "accepted steps of the recorded solve"),
+    },
+    labels={
+        "scenario": "name of the scenario",
+        "method": "how the gradient was formed",
+        "tolerance": "relative tolerance of the controller",
+    },
+)
+
+SCHEMAS = {s.name: s for s in (MODEL, STEADY_STATE, DYNAMICS, GRADIENTS, SUMMARY, WORK_PRECISION)}

@@ -1,0 +1,25 @@
+# Times belong to a machine: nothing else depends on these files, and no other target makes them.
+rule benchmark:
+    input:
+        plugin=ancient(PLAN.study.model.plugin),
+        model=f"{RESULTS}/model.nc",
+    output:
+        nc=f"{RESULTS}/benchmarks/work_precision.nc",
+        svg=f"{RESULTS}/benchmarks/work_precision.svg",
+        png=f"{RESULTS}/benchmarks/work_precision.png",
+    log:
+        f"{RESULTS}/logs/benchmark.log",
+    conda:
+        "../../envs/retrograd.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        settings=PLAN.benchmark_settings(),
+        scenarios=PLAN.benchmark_scenarios(),
+        class_name=PLAN.study.model.class_,
+        plugin=PLAN.plugin_digest(),
+        code=PLAN.code("benchmark"),
+    script:
+        PLAN.script("benchmark")
