@@ -8,7 +8,6 @@ on finer steps gives.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -21,9 +20,6 @@ from retrograd.schema import REASONS, VERDICTS
 VERIFIED, REFUTED, INCONCLUSIVE, NONFINITE, SKIPPED = range(len(VERDICTS))
 # Of a scenario's verdicts the worst counts, in this order.
 WORST_FIRST = (NONFINITE, REFUTED, INCONCLUSIVE, SKIPPED, VERIFIED)
-
-# Share of the inner tolerance by which stages solved to it move a derivative: on the stiff grid at most 1.2e-3.
-INNER_SHARE = 1e-2
 
 # A method's rounding error over what it changes by under one sample of rounding errors. The ratio of two samples
 # exceeds 10 in six of 100 cases; the largest of a scenario's derivatives stands for all of them.
@@ -70,7 +66,8 @@ def derive(
         return found, error, replayed["network"]
     gradient, steps = peers.checkpoint(problem, data)
     ad = problem.columns_of(gradient)
-    error = error + inner_error(ad, scale, problem.options) + step_choice(problem, data, found, steps)
+    error = error + inner_error(problem, data, stages, replayed["rows"], found, scale)
+    error = error + step_choice(problem, data, found, steps)
     return ad, error, gradient["network"]
 
 
@@ -88,11 +85,27 @@ def rounding(ad: np.ndarray, jittered: np.ndarray, scale: np.ndarray, dtype: np.
     return (moved + 1e3 * float(np.finfo(dtype).eps) * largest(ad, scale)) / scale
 
 
-def inner_error(ad: np.ndarray, scale: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
-    """Returns the error of derivatives that are linearised at stages solved to a tolerance only, (scenario, wrt)."""
-    rtol = options["nonlinear"]["rtol"]
-    relative = INNER_SHARE * (options["controller"]["rtol"] if rtol is None else rtol)
-    return relative * largest(ad, scale) / scale
+def inner_error(
+    problem: GradientProblem,
+    data: Scenarios,
+    stages: list[np.ndarray],
+    rows: np.ndarray,
+    replayed: np.ndarray,
+    scale: np.ndarray,
+) -> np.ndarray:
+    """Returns the error of derivatives that are linearised at stages solved to a tolerance only, (scenario, wrt).
+
+    - `stages`, `rows`, `replayed`: of the replay, whose stages are solved to rounding.
+
+    What the adjoint changes by when every stage is moved by that tolerance, up or down at random: largest of each
+    scenario, after multiplication with `scale`.
+    """
+    c, inner = problem.options["controller"], problem.options["nonlinear"]
+    rtol, atol = (c[name] if inner[name] is None else inner[name] for name in ("rtol", "atol"))
+    rng = np.random.Generator(np.random.PCG64(1))
+    moved = [y + rng.choice([-1.0, 1.0], y.shape[1:]) * (atol + rtol * np.abs(y)) for y in stages]
+    found = problem.columns_of(problem.adjoint(data, moved, rows))
+    return largest(found - replayed, scale) / scale
 
 
 def step_choice(problem: GradientProblem, data: Scenarios, replayed: np.ndarray, steps: list[np.ndarray]) -> np.ndarray:
