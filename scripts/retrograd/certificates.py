@@ -25,6 +25,9 @@ WORST_FIRST = (NONFINITE, REFUTED, INCONCLUSIVE, SKIPPED, VERIFIED)
 # exceeds 10 in six of 100 cases; the largest of a scenario's derivatives stands for all of them.
 ROUNDING_MARGIN = 10.0
 
+# Of the distance between a solve's states and those of the replay on its steps, what its stages may be off.
+INNER_MARGIN = 3.0
+
 # Bound on the error over the difference to steps half as long: 2 for a method of first order, 1.03 for one of fifth.
 REFINED = 2.0
 # Share of a scenario's largest difference that each of its derivatives, and each of its states over time, is given.
@@ -64,11 +67,9 @@ def derive(
     )
     if method == "replay":
         return found, error, replayed["network"]
-    gradient, steps = peers.checkpoint(problem, data)
+    gradient, steps, states = peers.checkpoint(problem, data)
     ad = problem.columns_of(gradient)
-    error = error + inner_error(problem, data, stages, replayed["rows"], found, scale)
-    error = error + step_choice(problem, data, found, steps)
-    return ad, error, gradient["network"]
+    return ad, error + own_solve(problem, data, found, steps, states, scale), gradient["network"]
 
 
 def rounding(ad: np.ndarray, jittered: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -85,45 +86,41 @@ def rounding(ad: np.ndarray, jittered: np.ndarray, scale: np.ndarray, dtype: np.
     return (moved + 1e3 * float(np.finfo(dtype).eps) * largest(ad, scale)) / scale
 
 
-def inner_error(
+def own_solve(
     problem: GradientProblem,
     data: Scenarios,
-    stages: list[np.ndarray],
-    rows: np.ndarray,
     replayed: np.ndarray,
+    steps: list[np.ndarray],
+    states: list[np.ndarray],
     scale: np.ndarray,
 ) -> np.ndarray:
-    """Returns the error of derivatives that are linearised at stages solved to a tolerance only, (scenario, wrt).
-
-    - `stages`, `rows`, `replayed`: of the replay, whose stages are solved to rounding.
-
-    What the adjoint changes by when every stage is moved by that tolerance, up or down at random: largest of each
-    scenario, after multiplication with `scale`.
-    """
-    c, inner = problem.options["controller"], problem.options["nonlinear"]
-    rtol, atol = (c[name] if inner[name] is None else inner[name] for name in ("rtol", "atol"))
-    rng = np.random.Generator(np.random.PCG64(1))
-    moved = [y + rng.choice([-1.0, 1.0], y.shape[1:]) * (atol + rtol * np.abs(y)) for y in stages]
-    found = problem.columns_of(problem.adjoint(data, moved, rows))
-    return largest(found - replayed, scale) / scale
-
-
-def step_choice(problem: GradientProblem, data: Scenarios, replayed: np.ndarray, steps: list[np.ndarray]) -> np.ndarray:
-    """Returns how far other steps move each derivative, shape (scenario, wrt).
+    """Returns the error of derivatives through a solve of one's own, shape (scenario, wrt).
 
     - `replayed`: the derivatives by replay on the recorded steps.
-    - `steps`: the ends of the other steps.
+    - `steps`, `states`: the ends of the solve's steps and the states there.
+    - `scale`: as `problem.scales` returned it.
 
     An adaptive solve that is differentiated chooses its steps itself; where rounding tips one of them, it is the
-    derivative of another discrete solution than the recorded one, and both are right.
+    derivative of another discrete solution than the recorded one, and both are right. The difference is that of two
+    replays. And its stages are solved to a tolerance only: how well they are shows in the distance of its states from
+    those of the replay on its steps, and that moves the stages at which the adjoint is linearised.
     """
     out = np.zeros_like(replayed)
-    same = lambda i: len(steps[i]) == len(data.steps[i]) and np.array_equal(steps[i], data.steps[i])
     complete = lambda i: len(steps[i]) and steps[i][-1] == problem.times[-1]
-    rows = np.array([i for i in range(len(steps)) if complete(i) and not same(i)], int)
+    rows = np.array([i for i in range(len(steps)) if complete(i)], int)
     if len(rows):
         part = data.take(rows).on([steps[i] for i in rows])
-        out[rows] = np.abs(problem.columns_of(problem.replay(part)[0]) - replayed[rows])
+        part.step_x = [states[i] for i in rows]
+        found, stages = problem.replay(part)
+        derivatives = problem.columns_of(found)
+        out[rows] = np.abs(derivatives - replayed[rows])
+        if problem.replayer.tableau.implicit:
+            # The last stage is the step's end.
+            off = [np.abs(s - y[:, -1])[:, None] for s, y in zip(part.step_x, stages, strict=True)]
+            sign = np.random.Generator(np.random.PCG64(1)).choice([-1.0, 1.0], stages[0].shape[1:])
+            moved = [y + INNER_MARGIN * sign * d for y, d in zip(stages, off, strict=True)]
+            apart = problem.columns_of(problem.adjoint(part, moved, found["rows"])) - derivatives
+            out[rows] += largest(apart, scale[rows]) / scale[rows]
     return out
 
 

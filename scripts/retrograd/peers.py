@@ -47,16 +47,19 @@ def _solve(problem: GradientProblem, term: Any, x: jax.Array, args: Any, saveat:
     )
 
 
-def checkpoint(problem: GradientProblem, data: Scenarios) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+def checkpoint(
+    problem: GradientProblem, data: Scenarios
+) -> tuple[dict[str, np.ndarray], list[np.ndarray], list[np.ndarray]]:
     """Returns gradients by `diffrax.RecursiveCheckpointAdjoint` through the adaptive solve, as users form them.
 
     Keys: `dynamic`, `steady`, `network`; NaN where diffrax did not get to the end: it would leave rows unsaved,
-    and a finite derivative of those that are there. The second value is the ends of the steps that it took.
+    and a finite derivative of those that are there. The other values are the ends of the steps that it took, and the
+    states there, (step,) and (step, state).
     """
     term = diffrax.ODETerm(lambda t, x, args: problem.field(args[0], jnp.asarray(t), x, args[1]))
     times = jnp.asarray(problem.times)
     call = member(problem.cls, "loss", ())
-    ends_too = diffrax.SubSaveAt(steps=True, fn=lambda t, x, args: t)
+    ends_too = diffrax.SubSaveAt(steps=True, fn=lambda t, x, args: jnp.concatenate([t[None], x]))
     saveat = diffrax.SaveAt(subs=(diffrax.SubSaveAt(ts=times), ends_too))
     rtol = problem.options["controller"]["rtol"]
 
@@ -78,8 +81,9 @@ def checkpoint(problem: GradientProblem, data: Scenarios) -> tuple[dict[str, np.
     order, back = _by_length(data)
     gx, gk, gw, ends = batched(gradient, problem.model, data.x_start[order], data.k_dynamic[order])
     dynamic, steady, network = problem.from_start(data, gx[back], gk[back], gw[back])
-    steps = [row[np.isfinite(row)] for row in ends[back]]
-    return {"dynamic": dynamic, "steady": steady, "network": network}, steps
+    taken = [rows[np.isfinite(rows[:, 0])] for rows in ends[back]]
+    gradient = {"dynamic": dynamic, "steady": steady, "network": network}
+    return gradient, [rows[:, 0] for rows in taken], [rows[:, 1:] for rows in taken]
 
 
 def _by_length(data: Scenarios) -> tuple[np.ndarray, np.ndarray]:
