@@ -7,6 +7,7 @@ on finer steps gives.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -34,42 +35,56 @@ REFINED = 2.0
 BESIDE = 0.05
 
 
+# A method's derivatives and its own error in them, (scenario, wrt), and its gradient to the weights.
+Derived = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
 # -- what each method can be wrong by itself ---------------------------------------------------------------
 
 
 def derive(
     problem: GradientProblem,
-    method: str,
     data: Scenarios,
     replayed: Mapping[str, np.ndarray],
     stages: list[np.ndarray],
     scale: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns a method's derivatives and its own error in them, (scenario, wrt), and its gradient to the weights.
+    ode_error: np.ndarray,
+) -> dict[str, Derived]:
+    """Returns what each of the methods forms: derivatives, their own error, (scenario, wrt), and weights' gradient.
 
     - `replayed`, `stages`: as `problem.replay` returned them.
     - `scale`: as `problem.scales` returned it.
+    - `ode_error`: as `discretisation` returned it.
 
     The gradient to the weights, (scenario, weight), is NaN where the method forms derivatives in directions only.
     """
     none = np.full((len(data.ok), problem.weights), np.nan)
-    if method == "backsolve":
+    by_replay = problem.columns_of(replayed)
+
+    @functools.cache
+    def discrete() -> np.ndarray:
+        again = problem.columns_of(problem.adjoint(data, stages, replayed["rows"], 1))
+        return rounding(by_replay, again, scale, problem.dtype)
+
+    def replay() -> Derived:
+        return by_replay, discrete(), replayed["network"]
+
+    def forward() -> Derived:
+        ad, again = (problem.tangents(data, stages, replayed["rows"], jitter) for jitter in (0, 1))
+        return ad, rounding(ad, again, scale, problem.dtype), none
+
+    def checkpoint() -> Derived:
+        gradient, steps, states = peers.checkpoint(problem, data)
+        error = discrete() + own_solve(problem, data, by_replay, steps, states, scale)
+        return problem.columns_of(gradient), error, gradient["network"]
+
+    def backsolve() -> Derived:
         ad, error = peers.backsolve(problem, data)
         # It is the derivative of the ODE that it approximates, not that of the numerical solution.
-        return ad, error + discretisation(problem, data, replayed, scale)["ode_error"], none
-    if method == "forward":
-        tangents = lambda jitter: problem.tangents(data, stages, replayed["rows"], jitter)
-        ad = tangents(0)
-        return ad, rounding(ad, tangents(1), scale, problem.dtype), none
-    found = problem.columns_of(replayed)
-    error = rounding(
-        found, problem.columns_of(problem.adjoint(data, stages, replayed["rows"], 1)), scale, problem.dtype
-    )
-    if method == "replay":
-        return found, error, replayed["network"]
-    gradient, steps, states = peers.checkpoint(problem, data)
-    ad = problem.columns_of(gradient)
-    return ad, error + own_solve(problem, data, found, steps, states, scale), gradient["network"]
+        return ad, error + ode_error, none
+
+    methods = {"replay": replay, "forward": forward, "checkpoint": checkpoint, "backsolve": backsolve}
+    return {name: methods[name]() for name in problem.methods}
 
 
 def rounding(ad: np.ndarray, jittered: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -251,20 +266,21 @@ def gradient_table(
     table["loss"][rows], table["replay_deviation"][rows] = replayed["loss"], replayed["deviation"]
     scale = problem.scales(part)
     table["scale"][rows] = scale
-    for name, value in discretisation(problem, part, replayed, scale).items():
+    errors = discretisation(problem, part, replayed, scale)
+    for name, value in errors.items():
         table[name][rows] = value
     differences = problem.differences(part, replayed["loss"], stages, lambda label: done(1))
     kink = differences.pop("kink")
     for name, value in differences.items():
         table[name][rows] = value
-    for m, method in enumerate(problem.methods):
-        ad, error, network = derive(problem, method, part, replayed, stages, scale)
+    derived = derive(problem, part, replayed, stages, scale, errors["ode_error"])
+    for m, (ad, error, network) in enumerate(derived.values()):
         found, reason = verdicts(ad, error, differences["fd"], differences["fd_error"], kink, scale, problem.dtype)
         table["ad"][rows, m], table["ad_error"][rows, m] = ad, error
         table["verdict"][rows, m], table["reason"][rows, m] = found, reason
         table["status"][rows, m] = worst(found)
         table["gradient_network"][rows, m] = network
-    independent = independent_derivatives(problem, part, problem.columns_of(replayed), table["ode_error"][rows], scale)
+    independent = independent_derivatives(problem, part, problem.columns_of(replayed), errors["ode_error"], scale)
     for name, value in independent.items():
         table[name][rows] = value
     return table

@@ -108,6 +108,7 @@ class GradientProblem:
         self.directions = directions / np.where(norms > 0, norms, 1)
         self.initial = InitialState(cls)
         self._loss = self._make_loss()
+        self._loss_tangents: Any = eqx.filter_jit(jax.vmap(self.loss_tangent, in_axes=(None, 0, 0, 0, None, None)))
 
     # -- loss and start -------------------------------------------------------------------------------
 
@@ -173,10 +174,7 @@ class GradientProblem:
         - `jitter`: 0, or the seed of changes of the size of rounding (`linalg.jitter`).
         """
         loss, lx, lk, lw = batched(self._loss, self.model, rows, data.k_dynamic)
-        injected = []
-        for i, steps in enumerate(data.steps):
-            index = save_index(np.asarray(steps, self.dtype), self.times)
-            injected.append(np.where((index >= 0)[:, None], lx[i][np.maximum(index, 0)], 0.0))
+        injected = [self.injected(steps, slope) for steps, slope in zip(data.steps, lx, strict=True)]
         gx, gk, gw = self.replayer.backward(
             self.model, data.k_dynamic, data.steps, stages, injected, self.weights, jitter
         )
@@ -185,20 +183,22 @@ class GradientProblem:
         dynamic, steady, network = self.from_start(data, gx, gk + lk, gw + lw, jitter)
         return {"loss": loss, "dynamic": dynamic, "steady": steady, "network": network}
 
+    def injected(self, steps: np.ndarray, slope: np.ndarray) -> np.ndarray:
+        """Returns what the loss adds to the cotangent at each step's end, shape (step, state).
+
+        - `slope`: the loss's derivative by the states at the save times, shape (time, state).
+        """
+        index = save_index(np.asarray(steps, self.dtype), self.times)
+        return np.where((index >= 0)[:, None], slope[np.maximum(index, 0)], 0.0)
+
     def tangents(self, data: Scenarios, stages: list[np.ndarray], x: np.ndarray, jitter: int = 0) -> np.ndarray:
         """Returns the derivatives by the tangent on the recorded steps (method `forward`), shape (scenario, wrt).
 
         - `stages`, `x`: as `replay` returned them, the latter as `rows`.
         - `jitter`: as in `adjoint`.
         """
-        total, names = len(data.steps), len(self.cls.parameters)
-        dk, dw = np.zeros((len(self.columns), names)), np.zeros((len(self.columns), self.weights))
-        steady = np.zeros_like(dk)
-        for j, (kind, i) in enumerate(self.columns):
-            if kind == "network":
-                dw[j] = self.directions[i]
-            else:
-                (dk if kind == "dynamic" else steady)[j, i] = 1
+        total = len(data.steps)
+        dk, steady, dw = self.moves()
         if self.steady is None:
             dx = self.initial.tangent(self.model, data.k_dynamic, data.x0, dk, dw)
         else:
@@ -212,18 +212,34 @@ class GradientProblem:
             rows[i][:, index[index >= 0]] = np.swapaxes(ends[i][index >= 0], 0, 1)
             if self.times[0] == 0:
                 rows[i][:, 0] = dx[i]
-        call = member(self.cls, "loss", ())
-        times = jnp.asarray(self.times)
-
-        def moved(model, rows, k, drows, dk, dw):
-            loss = lambda w, rows, k: call(unflatten(model, w), times, rows, k)
-            at = (flatten(model).astype(k.dtype), rows, k)
-            return jax.vmap(lambda *d: jax.jvp(loss, at, d)[1])(dw, drows, dk)
-
-        lanes: Any = eqx.filter_jit(jax.vmap(moved, in_axes=(None, 0, 0, 0, None, None)))
         dk, dw = jnp.asarray(dk, self.dtype), jnp.asarray(dw, self.dtype)
-        call_rows = lambda model, *rows: lanes(model, *rows, dk, dw)
+        call_rows = lambda model, *rows: self._loss_tangents(model, *rows, dk, dw)
         return batched(call_rows, self.model, x, data.k_dynamic, rows)
+
+    def moves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns what each of the columns moves by 1: dynamic and steady parameters, and weights.
+
+        Shapes (wrt, parameter), (wrt, parameter) and (wrt, weight).
+        """
+        dynamic, steady = np.zeros((2, len(self.columns), len(self.cls.parameters)))
+        weights = np.zeros((len(self.columns), self.weights))
+        for j, (kind, i) in enumerate(self.columns):
+            if kind == "network":
+                weights[j] = self.directions[i]
+            else:
+                (dynamic if kind == "dynamic" else steady)[j, i] = 1
+        return dynamic, steady, weights
+
+    def loss_tangent(self, model: Model, rows: Any, k: Any, drows: Any, dk: Any, dweights: Any) -> jax.Array:
+        """Returns the derivatives of one scenario's loss in some directions, shape (direction,): traceable.
+
+        - `rows`, `drows`: states (time, state), and their derivatives (direction, time, state).
+        - `dk`, `dweights`: shape (direction, parameter) and (direction, weight).
+        """
+        call, times = member(self.cls, "loss", ()), jnp.asarray(self.times)
+        loss = lambda w, rows, k: call(unflatten(model, w), times, rows, k)
+        at = (flatten(model).astype(k.dtype), rows, k)
+        return jax.vmap(lambda *d: jax.jvp(loss, at, d)[1])(dweights, drows, dk)
 
     def columns_of(self, gradient: Mapping[str, np.ndarray]) -> np.ndarray:
         """Returns the derivatives in the order of `labels`, shape (scenario, wrt)."""

@@ -16,7 +16,6 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from retrograd.gradients import GradientProblem, Scenarios
-from retrograd.plugins import member
 from retrograd.weights import flatten, unflatten
 
 RTOL = 1e-8
@@ -35,15 +34,9 @@ class Reference:
 
     def __init__(self, problem: GradientProblem) -> None:
         self.problem, self.n = problem, problem.n
-        names = len(problem.cls.parameters)
         count = len(problem.columns)
-        self.dk = {"dynamic": np.zeros((count, names)), "steady": np.zeros((count, names))}
-        self.dw = np.zeros((count, problem.weights))
-        for j, (kind, i) in enumerate(problem.columns):
-            if kind == "network":
-                self.dw[j] = problem.directions[i]
-            else:
-                self.dk[kind][j, i] = 1
+        dynamic, steady, self.dw = problem.moves()
+        self.dk = {"dynamic": dynamic, "steady": steady}
         weights = flatten(problem.model)
 
         def rates(t, y, k, dk, dw):
@@ -55,19 +48,12 @@ class Reference:
         self._rates = jax.jit(rates)
         self._jacobian = jax.jit(jax.jacfwd(lambda x, t, k: problem.field(problem.model, t, x, k)))
         self._start = eqx.filter_jit(self._start_one)
-        self._loss = jax.jit(self._loss_one)
+        self._loss = eqx.filter_jit(problem.loss_tangent)
 
     def _start_one(self, k, x0, dk, dw):
         if self.problem.steady is not None:
             return self.problem.steady.first_guess(self.problem.model, k, x0, dk, dw)
         return self.problem.initial.with_tangent(self.problem.model, k, x0, dk, dw)
-
-    def _loss_one(self, rows, drows, k, dk, dw):
-        problem = self.problem
-        call, times = member(problem.cls, "loss", ()), jnp.asarray(problem.times)
-        loss = lambda w, rows, k: call(unflatten(problem.model, w), times, rows, k)
-        at = (flatten(problem.model), rows, k)
-        return jax.vmap(lambda *d: jax.jvp(loss, at, d)[1])(dw, drows, dk)
 
     def derivatives(self, data: Scenarios, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns derivatives of the loss and their error, (scenario, wrt); NaN where SciPy gives none.
@@ -98,7 +84,8 @@ class Reference:
         if path is None:
             return nothing
         drows = np.swapaxes(path[:, self.n :].reshape(len(times), -1, self.n), 0, 1)
-        return np.asarray(self._loss(path[:, : self.n], drows, k, self.dk["dynamic"], self.dw))
+        rows, dk = jnp.asarray(path[:, : self.n]), self.dk["dynamic"]
+        return np.asarray(self._loss(self.problem.model, rows, jnp.asarray(k), drows, dk, self.dw))
 
     def _to_rest(self, y: np.ndarray, k: np.ndarray, rtol: float) -> np.ndarray | None:
         """Returns states and sensitivities at rest, None where they keep moving."""

@@ -11,6 +11,7 @@ doi:10.1145/355900.355903; Hairer and Wanner 1996, section IV.8). The last stage
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,19 +151,15 @@ class RungeKutta:
 
     def _newton(self, model, t, base, ha, k, start) -> jax.Array:
         """Returns Y = base + ha f(t, Y), to rounding; NaN where the iteration does not get there."""
-        eps = jnp.finfo(self.dtype).eps
+        eps = float(jnp.finfo(self.dtype).eps)
         eye = jnp.eye(self.n, dtype=self.dtype)
 
         def body(carry):
-            i, y, last, going = carry
+            i, y, last, _going = carry
             rate, jac = rate_and_jacobian(self.field, model, t, y, k)
             step = solve(eye - ha * jac, y - base - ha * rate)
             size = jnp.max(jnp.abs(step) / (jnp.abs(y) + self._floor))
-            # The next correction would be of the order of this one's square. Or at the floor that rounding sets:
-            # corrections that are small and no longer shrink.
-            floor = (last < 1e3 * jnp.sqrt(eps)) & (size > 0.25 * last)
-            going = (size > 0.1 * jnp.sqrt(eps)) & ~floor & jnp.isfinite(size)
-            return i + 1, y - step, size, going
+            return i + 1, y - step, size, ~newton_ends(size, last, eps) & jnp.isfinite(size)
 
         carry = (0, start, jnp.asarray(jnp.inf, self.dtype), ha != 0)
         _, y, _, going = jax.lax.while_loop(lambda c: (c[0] < self._newton_steps) & c[3], body, carry)
@@ -188,6 +185,18 @@ class RungeKutta:
         carry = (0, start, jnp.full(start.shape, jnp.inf, self.dtype), ha != 0)
         _, y, _, going = jax.lax.while_loop(lambda c: (c[0] < SIMPLIFIED_STEPS) & c[3], body, carry)
         return jnp.where(going, jnp.nan, y)
+
+
+def newton_ends(size: Any, last: Any, eps: float) -> Any:
+    """Returns whether a Newton iteration ends with a correction of this size, relative to the state.
+
+    - `last`: size of the correction before it.
+
+    The next correction would be of the order of this one's square. Or they are small and no longer shrink: the floor
+    that rounding sets.
+    """
+    root = math.sqrt(eps)
+    return (size <= 0.1 * root) | ((last < 1e3 * root) & (size > 0.25 * last))
 
 
 def rate_and_jacobian(field: Field, model: Model, t: jax.Array, x: jax.Array, k: Any) -> tuple[jax.Array, jax.Array]:

@@ -296,7 +296,7 @@ WORK_PRECISION = Schema(
             ("method", "tolerance"), "time of solve and gradient for one scenario, compilation left out", units="s"
         ),
         "solve_seconds": Variable(("method", "tolerance"), "time of the recorded solve in it", units="s"),
-        "attempts": Variable(("method", "tolerance", "scenario"), "accepted steps of the recorded solve"),
+        "steps": Variable(("method", "tolerance", "scenario"), "accepted steps of the recorded solve"),
     },
     labels={
         "scenario": "name of the scenario",

@@ -18,7 +18,7 @@ from retrograd.dynamics import NEWTON_STEPS, SUCCESSFUL, Integrator, make_solver
 from retrograd.linalg import solve as linear_solve
 from retrograd.nonfinite import NonFinite, first_nonfinite
 from retrograd.plugins import Field
-from retrograd.runge_kutta import Tableau, rate_and_jacobian
+from retrograd.runge_kutta import Tableau, newton_ends, rate_and_jacobian
 
 # Steps whose Jacobians are formed in one call on the way back.
 BLOCK = 32
@@ -208,7 +208,7 @@ class Diagnosis:
         base, ha, guess = self._base(attempt, i, h)
         y = base + ha * guess
         eye = np.eye(len(y), dtype=self.dtype)
-        root = np.sqrt(np.finfo(self.dtype).eps)
+        eps = float(np.finfo(self.dtype).eps)
         last, sizes = np.inf, []
         for iteration in range(NEWTON_STEPS):
             where = f"Newton's iterate {iteration}{' (the predictor)' * (iteration == 0)}, x = {vector(y)}"
@@ -223,7 +223,7 @@ class Diagnosis:
                 return Finding(f"{where}: rates and Jacobian are finite, and I - h a_ii df/dx cannot be solved with")
             size = np.max(np.abs(step) / (np.abs(y) + self._options["controller"]["atol"]))
             sizes.append(size)
-            if size <= 0.1 * root or (last < 1e3 * root and size > 0.25 * last):
+            if newton_ends(size, last, eps):
                 return None
             y, last = y - step, size
         return Finding(

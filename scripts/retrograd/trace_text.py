@@ -18,7 +18,7 @@ import numpy as np
 from retrograd.api import Model
 from retrograd.batches import float_type
 from retrograd.context import Chunk, field_of
-from retrograd.dynamics import SUCCESSFUL, Integrator, save_index
+from retrograd.dynamics import SUCCESSFUL, Integrator
 from retrograd.gradients import GradientProblem, Scenarios
 from retrograd.nonfinite import first_nonfinite
 from retrograd.peers import checkpoint
@@ -275,13 +275,12 @@ def _batch(page: _Page, field: Field, model: Model, options: Mapping[str, Any], 
 def _gradient(page: _Page, problem: GradientProblem, data: Scenarios, run: Run) -> None:
     replayed, stages = problem.replay(data)
     times, dtype, k = problem.times, problem.dtype, data.k_dynamic[0]
-    index = save_index(run.steps, times)
     rows = replayed["rows"][0]
     loss = member(problem.cls, "loss", ())
     slope = lambda model, x, k: jax.grad(lambda x: loss(model, jnp.asarray(times), x, k))(x)
     arguments = (problem.model, jnp.asarray(rows, dtype), jnp.asarray(k, dtype))
     by_row = np.asarray(eqx.filter_jit(slope)(*arguments), np.float64)
-    injected = np.where((index >= 0)[:, None], by_row[np.maximum(index, 0)], 0.0)
+    injected = problem.injected(run.steps, by_row)
     visits, failed = walk_back(problem.field, problem.model, problem.options, k, run.steps, stages[0], injected)
     if failed is not None and not np.all(np.isfinite(by_row)):
         failed.origin = first_nonfinite(slope, *arguments)

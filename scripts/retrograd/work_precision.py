@@ -76,7 +76,7 @@ def measure(
         "error": np.full((*shape, total), np.nan),
         "seconds": np.full(shape, np.nan),
         "solve_seconds": np.full(shape, np.nan),
-        "attempts": np.full((*shape, total), np.nan),
+        "steps": np.full((*shape, total), np.nan),
         "reference_error": (largest(uncertain, scale) / largest(wanted, scale))[:, 0],
     }
     for t, rtol in enumerate(TOLERANCES):
@@ -97,7 +97,7 @@ def measure(
             # What starts from no recorded solve has made its own.
             own = name.startswith(("checkpoint", "backsolve", "fd_free"))
             out["seconds"][m, t] = taken / len(rows) + (0 if own else out["solve_seconds"][m, t])
-            out["attempts"][m, t, rows] = [len(s) for s in part.steps]
+            out["steps"][m, t, rows] = [len(s) for s in part.steps]
             tell(f"{name} at {rtol:g}")
     return out
 

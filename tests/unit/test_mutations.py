@@ -269,8 +269,7 @@ def _value(change: Callable[[np.ndarray], np.ndarray]) -> Mutation:
     original = certificates.derive
 
     def altered(*args: Any) -> Any:
-        ad, error, network = original(*args)
-        return change(ad), error, network
+        return {name: (change(ad), *others) for name, (ad, *others) in original(*args).items()}
 
     return lambda patch, problem: patch.setattr(certificates, "derive", altered)
 
