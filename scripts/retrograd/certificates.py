@@ -49,12 +49,14 @@ def derive(
     stages: list[np.ndarray],
     scale: np.ndarray,
     ode_error: np.ndarray,
+    kink: np.ndarray,
 ) -> dict[str, Derived]:
     """Returns what each of the methods forms: derivatives, their own error, (scenario, wrt), and weights' gradient.
 
     - `replayed`, `stages`: as `problem.replay` returned them.
     - `scale`: as `problem.scales` returned it.
     - `ode_error`: as `discretisation` returned it.
+    - `kink`: as `problem.differences` returned it.
 
     The gradient to the weights, (scenario, weight), is NaN where the method forms derivatives in directions only.
     """
@@ -64,14 +66,14 @@ def derive(
     @functools.cache
     def discrete() -> np.ndarray:
         again = problem.columns_of(problem.adjoint(data, stages, replayed["rows"], 1))
-        return rounding(by_replay, again, scale, problem.dtype)
+        return rounding(by_replay, again, scale, kink, problem.dtype)
 
     def replay() -> Derived:
         return by_replay, discrete(), replayed["network"]
 
     def forward() -> Derived:
         ad, again = (problem.tangents(data, stages, replayed["rows"], jitter) for jitter in (0, 1))
-        return ad, rounding(ad, again, scale, problem.dtype), none
+        return ad, rounding(ad, again, scale, kink, problem.dtype), none
 
     def checkpoint() -> Derived:
         gradient, steps, states = peers.checkpoint(problem, data)
@@ -87,17 +89,20 @@ def derive(
     return {name: methods[name]() for name in problem.methods}
 
 
-def rounding(ad: np.ndarray, jittered: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def rounding(ad: np.ndarray, jittered: np.ndarray, scale: np.ndarray, kink: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Returns what rounding can bring into derivatives, (scenario, wrt).
 
     - `ad`, `jittered`: the derivatives, and the same with changes of the size of rounding on the way.
     - `scale`: sizes of what they are taken by: derivatives compare after multiplication with it.
+    - `kink`: where the slopes to both sides differ. A change of the size of rounding may take such a derivative from
+      one to the other, which says nothing of the scenario's others.
 
     What cancels between steps, or in a stage's matrix between fast exchanges, shows in the difference (stochastic
     arithmetic: Vignes 1993, doi:10.1016/0378-4754(93)90003-D). In addition some units in the last place of the
     scenario's largest derivative.
     """
-    moved = ROUNDING_MARGIN * largest(jittered - ad, scale)
+    with np.errstate(invalid="ignore"):
+        moved = ROUNDING_MARGIN * largest(np.where(kink, 0, jittered - ad), scale)
     return (moved + 1e3 * float(np.finfo(dtype).eps) * largest(ad, scale)) / scale
 
 
@@ -159,7 +164,8 @@ def discretisation(
     x, gradient = replayed["rows"], problem.columns_of(replayed)
     moved = np.abs(found["rows"] - x)
     beside = np.max(moved, axis=1, keepdims=True, initial=0)
-    slope = np.abs(problem.columns_of(found) - gradient)
+    with np.errstate(invalid="ignore"):
+        slope = np.abs(problem.columns_of(found) - gradient)
     most = np.max(slope * scale, axis=1, keepdims=True, initial=0) / scale
     return {
         "loss_error": REFINED * np.abs(found["loss"] - replayed["loss"]) + eps * np.abs(replayed["loss"]),
@@ -273,7 +279,7 @@ def gradient_table(
     kink = differences.pop("kink")
     for name, value in differences.items():
         table[name][rows] = value
-    derived = derive(problem, part, replayed, stages, scale, errors["ode_error"])
+    derived = derive(problem, part, replayed, stages, scale, errors["ode_error"], kink)
     for m, (ad, error, network) in enumerate(derived.values()):
         found, reason = verdicts(ad, error, differences["fd"], differences["fd_error"], kink, scale, problem.dtype)
         table["ad"][rows, m], table["ad_error"][rows, m] = ad, error

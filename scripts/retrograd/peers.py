@@ -95,9 +95,18 @@ def _by_length(data: Scenarios) -> tuple[np.ndarray, np.ndarray]:
 def backsolve(problem: GradientProblem, data: Scenarios) -> tuple[np.ndarray, np.ndarray]:
     """Returns derivatives by `diffrax.BacksolveAdjoint`, and their own error, both (scenario, wrt).
 
+    The error is twice the difference to a tenth of the tolerances.
+    """
+    rtol = problem.options["controller"]["rtol"]
+    found = backsolve_at(problem, data, rtol)
+    return found, 2 * np.abs(found - backsolve_at(problem, data, rtol / 10))
+
+
+def backsolve_at(problem: GradientProblem, data: Scenarios, rtol: float) -> np.ndarray:
+    """Returns derivatives by `diffrax.BacksolveAdjoint` at this relative tolerance, shape (scenario, wrt).
+
     The adjoint equations are integrated backwards together with the states (Chen et al. 2018, arXiv:1806.07366). By the
-    weights only the checked directions are taken, or the system would be as large as the network. The error is twice
-    the difference to a tenth of the tolerances.
+    weights only the checked directions are taken, or the system would be as large as the network.
     """
     directions = jnp.asarray(problem.directions, problem.dtype)
     weights = flatten(problem.model).astype(problem.dtype)
@@ -108,29 +117,24 @@ def backsolve(problem: GradientProblem, data: Scenarios) -> tuple[np.ndarray, np
     saveat = diffrax.SaveAt(ts=times)
     adjoint = diffrax.BacksolveAdjoint(max_steps=min(problem.options["max_steps"], BACKWARD_STEPS), throw=False)
 
-    def derivatives(rtol: float) -> np.ndarray:
-        def loss(a, x, k):
-            solution = _solve(problem, term, x, (a, k), saveat, adjoint, rtol)
-            finished = solution.result == diffrax.RESULTS.successful
-            return call(moved(a), times, solution.ys, k), finished
+    def loss(a, x, k):
+        solution = _solve(problem, term, x, (a, k), saveat, adjoint, rtol)
+        finished = solution.result == diffrax.RESULTS.successful
+        return call(moved(a), times, solution.ys, k), finished
 
-        def one(_, x, k):
-            zero = jnp.zeros(len(directions), problem.dtype)
-            gradient, finished = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(zero, x, k)
-            return jax.tree_util.tree_map(lambda g: jnp.where(finished, g, jnp.nan), gradient)
+    def one(_, x, k):
+        zero = jnp.zeros(len(directions), problem.dtype)
+        gradient, finished = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(zero, x, k)
+        return jax.tree_util.tree_map(lambda g: jnp.where(finished, g, jnp.nan), gradient)
 
-        order, back = _by_length(data)
-        compiled = eqx.filter_jit(jax.vmap(one, in_axes=(None, 0, 0)))
-        ga, gx, gk = (g[back] for g in batched(compiled, None, data.x_start[order], data.k_dynamic[order]))
-        start = problem.from_start(data, gx, gk, np.zeros((len(gx), problem.weights)))
-        out = problem.columns_of(dict(zip(("dynamic", "steady", "network"), start, strict=True)))
-        for j, (kind, i) in enumerate(problem.columns):
-            out[:, j] += ga[:, i] if kind == "network" else 0
-        return out
-
-    rtol = problem.options["controller"]["rtol"]
-    found = derivatives(rtol)
-    return found, 2 * np.abs(found - derivatives(rtol / 10))
+    order, back = _by_length(data)
+    compiled = eqx.filter_jit(jax.vmap(one, in_axes=(None, 0, 0)))
+    ga, gx, gk = (g[back] for g in batched(compiled, None, data.x_start[order], data.k_dynamic[order]))
+    start = problem.from_start(data, gx, gk, np.zeros((len(gx), problem.weights)))
+    out = problem.columns_of(dict(zip(("dynamic", "steady", "network"), start, strict=True)))
+    for j, (kind, i) in enumerate(problem.columns):
+        out[:, j] += ga[:, i] if kind == "network" else 0
+    return out
 
 
 def free_differences(problem: GradientProblem, data: Scenarios) -> tuple[np.ndarray, np.ndarray]:

@@ -121,7 +121,7 @@ def _timed(name: str, problem: GradientProblem, data: Scenarios) -> tuple[np.nda
         "forward": forward,
         "fd": fd,
         "checkpoint": lambda: problem.columns_of(peers.checkpoint(problem, data)[0]),
-        "backsolve": lambda: peers.backsolve(problem, data)[0],
+        "backsolve": lambda: peers.backsolve_at(problem, data, problem.options["controller"]["rtol"]),
         "fd_free": lambda: peers.free_differences(problem, data)[0],
     }
     call = calls[name.removesuffix("_newton")]

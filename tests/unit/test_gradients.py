@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import closed_form
 import jax
 import jax.numpy as jnp
@@ -292,6 +294,53 @@ def test_a_kink_is_not_verified():
     assert words(table["verdict"]) == ["inconclusive"]
     assert REASONS[table["reason"][0, 0, 0]] == "kink"
     assert table["fd_left"][0, 0] != pytest.approx(table["fd_right"][0, 0], rel=0.1)
+
+
+class Corners(Model):
+    """Each of its parameters drives one state, round a corner of its own but for the last."""
+
+    states = dict.fromkeys(("relu", "clip", "maximum", "guard", "smooth"), "1")
+    parameters = dict.fromkeys(states, "1")
+
+    def vector_field(self, t, x, k):
+        aims = [
+            jax.nn.relu(k["relu"]),
+            jnp.clip(k["clip"], 0, 2),
+            jnp.maximum(k["maximum"], 0.5 * (1 + k["maximum"] ** 2)),
+            jnp.full_like(k["guard"], 3.0),
+            k["smooth"],
+        ]
+        return 1e3 * (jnp.stack(aims) - x)
+
+    def initial_state(self, k):
+        return jnp.stack([0 * k["relu"], k["smooth"], k["smooth"], k["guard"], 0 * k["relu"]])
+
+    def loss(self, times, x, k):
+        return jnp.sum((x + 1) ** 2)
+
+
+def test_each_kink_is_told_and_its_neighbours_are_verified():
+    model, times = Corners(), [1e-4, 1.0]
+    # On all corners, off all of them; `maximum` has its two arguments touch at 1, without a corner.
+    k = np.array([[0.0, 2.0, 1.0, 3.0, 0.7], [0.3, 1.5, 0.4, 2.5, 0.7], [-0.3, 2.5, 1.7, 2.9, 0.7]])
+    x = np.stack([np.zeros(3), k[:, 4], k[:, 4], k[:, 3], np.zeros(3)], axis=1)
+    settings = options(wrt=["dynamic"], methods=["replay", "forward"], guard={"x_max": 3.0, "dx_fill": 1e30})
+    records = solve(Corners, model, settings, times, x, k)
+    problem = gradient_problem(Corners, model, settings, times)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = gradient_table(problem, scenarios(records, x, k))
+    for m in range(2):
+        told = [REASONS[r] for r in table["reason"][0, m]]
+        assert told == ["kink", "kink", "agrees", "kink", "agrees"]
+        assert words(table["verdict"][0, m]) == [
+            "inconclusive",
+            "inconclusive",
+            "verified",
+            "inconclusive",
+            "verified",
+        ]
+    assert set(words(table["verdict"][1:].ravel())) == {"verified"}
 
 
 @pytest.mark.slow
