@@ -164,12 +164,16 @@ def discretisation(
     x, gradient = replayed["rows"], problem.columns_of(replayed)
     moved = np.abs(found["rows"] - x)
     beside = np.max(moved, axis=1, keepdims=True, initial=0)
+    x_error = REFINED * (moved + BESIDE * beside) + eps * np.abs(x)
+    # What the states may be off moves a smooth loss by so much: its own difference is a sum that may cancel.
     with np.errstate(invalid="ignore"):
+        by_states = np.sum(np.abs(replayed["loss_slope"]) * x_error, axis=(1, 2))
         slope = np.abs(problem.columns_of(found) - gradient)
     most = np.max(slope * scale, axis=1, keepdims=True, initial=0) / scale
     return {
-        "loss_error": REFINED * np.abs(found["loss"] - replayed["loss"]) + eps * np.abs(replayed["loss"]),
-        "x_error": REFINED * (moved + BESIDE * beside) + eps * np.abs(x),
+        "loss_error": np.fmax(by_states, REFINED * np.abs(found["loss"] - replayed["loss"]))
+        + eps * np.abs(replayed["loss"]),
+        "x_error": x_error,
         "ode_error": REFINED * (slope + BESIDE * most) + eps * largest(gradient, scale) / scale,
     }
 

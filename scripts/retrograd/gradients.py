@@ -152,8 +152,8 @@ class GradientProblem:
     def replay(self, data: Scenarios) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         """Returns loss, deviation and gradients by the discrete adjoint, and the stages for the check.
 
-        Keys: `loss`, `deviation` (scenario,), `rows` (scenario, time, state), `dynamic`, `steady` (scenario,
-        parameter), `network` (scenario, weight).
+        Keys: `loss`, `deviation` (scenario,), `rows`, `loss_slope` (scenario, time, state), `dynamic`, `steady`
+        (scenario, parameter), `network` (scenario, weight).
         """
         ends, stages = self.replayer.forward(self.model, data.x_start, data.k_dynamic, data.steps)
         c = self.options["controller"]
@@ -181,7 +181,7 @@ class GradientProblem:
         if self.times[0] == 0:
             gx = gx + lx[:, 0]
         dynamic, steady, network = self.from_start(data, gx, gk + lk, gw + lw, jitter)
-        return {"loss": loss, "dynamic": dynamic, "steady": steady, "network": network}
+        return {"loss": loss, "loss_slope": lx, "dynamic": dynamic, "steady": steady, "network": network}
 
     def injected(self, steps: np.ndarray, slope: np.ndarray) -> np.ndarray:
         """Returns what the loss adds to the cotangent at each step's end, shape (step, state).

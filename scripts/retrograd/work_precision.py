@@ -6,6 +6,7 @@ else in a study depends on them.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +27,9 @@ Settings = Mapping[str, Any]
 TOLERANCES = (1e-3, 1e-5, 1e-7, 1e-9)
 # Absolute tolerance over relative tolerance, as in `recommended`.
 ABSOLUTE = 1e-2
+# A method whose call took longer than this [s] is left out at finer tolerances: what does not get
+# through at one of them uses up its budget of steps at the next.
+PATIENCE = 60.0
 # A method's name, and its inner iteration: diffrax's adjoint is taken as users write it, and with full Newton too.
 METHODS = {
     "replay": "newton",
@@ -55,21 +59,21 @@ def measure(
         found = steady.find(model, chunk.k_steady, chunk.x0)
         x, good, conserved = found.x, found.status == CONVERGED, found.conserved_basis
 
-    def treated(rtol: float, nonlinear: str) -> tuple[GradientProblem, Integrator]:
+    @functools.cache
+    def recorded(rtol: float, nonlinear: str) -> tuple[GradientProblem, Scenarios, float]:
         controller = {**options["controller"], "rtol": rtol, "atol": ABSOLUTE * rtol}
         settings = {**options, "controller": controller, "nonlinear": {**options["nonlinear"], "method": nonlinear}}
-        problem = GradientProblem(cls, field_of(cls, options), model, settings, options["save_times"], steady)
-        return problem, Integrator(field_of(cls, options), model, settings, options["save_times"], len(cls.states))
-
-    def recorded(integrator: Integrator) -> Scenarios:
-        records = integrator.run(x, chunk.k_dynamic)
+        field, times = field_of(cls, options), options["save_times"]
+        integrator = Integrator(field, model, settings, times, len(cls.states))
+        records, seconds = _timed(integrator.run, x, chunk.k_dynamic)
         solved = np.array([r.status == SUCCESSFUL for r in records]) & good
         steps, step_x = [r.step_time for r in records], [r.step_x for r in records]
-        return Scenarios(chunk.k_dynamic, chunk.k_steady, chunk.x0, x, steps, step_x, solved, conserved)
+        data = Scenarios(chunk.k_dynamic, chunk.k_steady, chunk.x0, x, steps, step_x, solved, conserved)
+        return GradientProblem(cls, field, model, settings, times, steady), data, seconds / total
 
-    problem, integrator = treated(TOLERANCES[-1], "newton")
-    scale = problem.scales(recorded(integrator))
-    wanted, uncertain = Reference(problem).derivatives(recorded(integrator), np.flatnonzero(good))
+    problem, data, _ = recorded(TOLERANCES[-1], "newton")
+    scale = problem.scales(data)
+    wanted, uncertain = Reference(problem).derivatives(data, np.flatnonzero(good))
     tell("reference")
     shape = (len(METHODS), len(TOLERANCES))
     out = {
@@ -79,53 +83,46 @@ def measure(
         "steps": np.full((*shape, total), np.nan),
         "reference_error": (largest(uncertain, scale) / largest(wanted, scale))[:, 0],
     }
+    slow: set[str] = set()
     for t, rtol in enumerate(TOLERANCES):
         for m, (name, nonlinear) in enumerate(METHODS.items()):
-            problem, integrator = treated(rtol, nonlinear)
-            recorded(integrator)
-            begun = time.perf_counter()
-            data = recorded(integrator)
-            solved = time.perf_counter()
+            problem, data, solve_seconds = recorded(rtol, nonlinear)
             rows = np.flatnonzero(data.ok)
-            if not len(rows):
+            if name in slow or not len(rows):
                 continue
-            part = data.take(rows)
-            value, taken = _timed(name, problem, part)
+            value, seconds = _timed(_derivatives, name, problem, data.take(rows))
+            if seconds > PATIENCE:
+                slow.add(name)
             apart = np.max(np.abs(value - wanted[rows]) * scale[rows], axis=1) / largest(wanted, scale)[rows, 0]
             out["error"][m, t, rows] = apart
-            out["solve_seconds"][m, t] = (solved - begun) / total
+            out["solve_seconds"][m, t] = solve_seconds
             # What starts from no recorded solve has made its own.
             own = name.startswith(("checkpoint", "backsolve", "fd_free"))
-            out["seconds"][m, t] = taken / len(rows) + (0 if own else out["solve_seconds"][m, t])
-            out["steps"][m, t, rows] = [len(s) for s in part.steps]
+            out["seconds"][m, t] = seconds / len(rows) + (0 if own else solve_seconds)
+            out["steps"][m, t, rows] = [len(data.steps[r]) for r in rows]
             tell(f"{name} at {rtol:g}")
     return out
 
 
-def _timed(name: str, problem: GradientProblem, data: Scenarios) -> tuple[np.ndarray, float]:
-    """Returns a method's derivatives, (scenario, wrt), and the seconds of a second call."""
-
-    def replay() -> np.ndarray:
-        return problem.columns_of(problem.replay(data)[0])
-
-    def forward() -> np.ndarray:
-        found, stages = problem.replay(data)
-        return problem.tangents(data, stages, found["rows"])
-
-    def fd() -> np.ndarray:
-        found, stages = problem.replay(data)
-        return problem.differences(data, found["loss"], stages, lambda label: None)["fd"]
-
-    calls = {
-        "replay": replay,
-        "forward": forward,
-        "fd": fd,
-        "checkpoint": lambda: problem.columns_of(peers.checkpoint(problem, data)[0]),
-        "backsolve": lambda: peers.backsolve_at(problem, data, problem.options["controller"]["rtol"]),
-        "fd_free": lambda: peers.free_differences(problem, data)[0],
-    }
-    call = calls[name.removesuffix("_newton")]
-    call()
+def _timed(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    # Of a second call: the first one compiles.
+    call(*arguments)
     begun = time.perf_counter()
-    value = call()
+    value = call(*arguments)
     return value, time.perf_counter() - begun
+
+
+def _derivatives(name: str, problem: GradientProblem, data: Scenarios) -> np.ndarray:
+    """Returns a method's derivatives, (scenario, wrt)."""
+    if name.startswith("checkpoint"):
+        return problem.columns_of(peers.checkpoint(problem, data)[0])
+    if name == "backsolve":
+        return peers.backsolve_at(problem, data, problem.options["controller"]["rtol"])
+    if name == "fd_free":
+        return peers.free_differences(problem, data)[0]
+    found, stages = problem.replay(data)
+    if name == "forward":
+        return problem.tangents(data, stages, found["rows"])
+    if name == "fd":
+        return problem.differences(data, found["loss"], stages, lambda label: None)["fd"]
+    return problem.columns_of(found)
