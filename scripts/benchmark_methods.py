@@ -13,25 +13,23 @@ def main(run, plugin, class_name, model_file, scenarios, out_file, pictures):
     from retrograd.figures import draw_work_precision
     from retrograd.report import write
     from retrograd.schema import WORK_PRECISION
-    from retrograd.work_precision import METHODS, TOLERANCES, measure
+    from retrograd.work_precision import measure
 
     cls, model = context.load_model(plugin, class_name, model_file)
     chunk = context.load_chunk(scenarios, cls, run.settings["start"])
     watch = Stopwatch()
     table = measure(cls, model, run.settings, chunk, watch.lap)
-    dataset = store.build(
-        WORK_PRECISION,
-        table,
-        {"scenario": chunk.ids, "method": list(METHODS), "tolerance": [f"{t:g}" for t in TOLERANCES]},
-    )
+    methods, tolerances = (run.settings["benchmark"][name] for name in ("methods", "tolerances"))
+    labels = {"scenario": chunk.ids, "method": methods, "tolerance": [f"{t:g}" for t in tolerances]}
+    dataset = store.build(WORK_PRECISION, table, labels)
     run.digest("plugin", plugin)
     run.digest("model", model_file)
     store.write(dataset, out_file, WORK_PRECISION, run.provenance())
     for form, content in draw_work_precision(dataset).items():
         write(pictures[form], content)
-    for m, name in enumerate(METHODS):
+    for m, name in enumerate(methods):
         told = ", ".join(f"{1e3 * s:.3g} ms" for s in table["seconds"][m])
-        log.info("%s: %s a scenario at rtol %s", name, told, ", ".join(f"{t:g}" for t in TOLERANCES))
+        log.info("%s: %s a scenario at rtol %s", name, told, ", ".join(labels["tolerance"]))
 
 
 if __name__ == "__main__":

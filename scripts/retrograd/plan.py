@@ -41,10 +41,6 @@ class Work:
     upstream: Mapping[str, str]  # stage -> work
 
 
-# Scenarios of a benchmark: a full batch.
-BENCHMARKED = 32
-
-
 class Plan:
     """A validated study, laid out as jobs. Raises ConfigError with all problems of its config.
 
@@ -177,12 +173,13 @@ class Plan:
 
     def benchmark_settings(self) -> str:
         """Returns the settings of the benchmark as canonical JSON: those of `recommended`, or of the last variant."""
-        return canonical(stage_options(self.study, self._benchmarked(), "gradients"))
+        options = stage_options(self.study, self._benchmarked(), "gradients")
+        return canonical({**options, "benchmark": self.study.benchmark.model_dump(mode="json")})
 
     def benchmark_scenarios(self) -> str:
         """Returns the scenarios of the benchmark, spread evenly over the table, as `chunk` does."""
         table = self.study.table
-        total, count = len(table.ids), min(BENCHMARKED, len(table.ids))
+        total, count = len(table.ids), min(self.study.benchmark.scenarios, len(table.ids))
         rows = sorted({round(i * (total - 1) / max(count - 1, 1)) for i in range(count)})
         ids, values = [table.ids[r] for r in rows], [table.rows[r] for r in rows]
         return canonical({"ids": ids, "columns": table.columns, "rows": values})
@@ -192,7 +189,7 @@ class Plan:
         resolved = {v: {stage: stage_options(self.study, v, stage) for stage in self.stages} for v in self.variants}
         return canonical(
             {
-                "study": self.study.model_dump(mode="json", by_alias=True),
+                "study": self.study.model_dump(mode="json", by_alias=True, exclude={"benchmark"}),
                 "resolved": resolved,
                 "gradient_of": {v: self.study.gradient_of(v) for v in self.variants},
                 "stages": self.stages,

@@ -20,6 +20,8 @@ from retrograd.rescue import RUNGS, ladder
 from retrograd.scenarios import NUMERAL
 
 GRADIENT_METHODS = ("replay", "forward", "checkpoint", "backsolve")
+# What the benchmark measures besides: the check, differences of free solves, and diffrax with a full Newton iteration.
+BENCHMARK_METHODS = ("replay", "forward", "fd", "checkpoint", "checkpoint_newton", "backsolve", "fd_free")
 _IMPLICIT_SOLVERS = ("Kvaerno3", "Kvaerno4", "Kvaerno5")
 _EXPLICIT_SOLVERS = ("Tsit5", "Dopri5", "Dopri8", "Bosh3", "Heun", "Midpoint", "Ralston")
 SOLVERS = (*_IMPLICIT_SOLVERS, *_EXPLICIT_SOLVERS)
@@ -126,6 +128,12 @@ def once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     twice = sorted({v for v in values if values.count(v) > 1})
     if twice:
         refuse(f"every entry once; {', '.join(map(repr, twice))} stands there more than once")
+    return values
+
+
+def falling(values: tuple[float, ...]) -> tuple[float, ...]:
+    if not values or any(after >= before for before, after in pairwise(values)):
+        refuse("a list of falling numbers, at least one")
     return values
 
 

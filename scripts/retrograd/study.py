@@ -30,6 +30,7 @@ from retrograd.messages import ConfigError, capped, guess, one_of, show, step
 from retrograd.plugin_source import Plugin, look_at_plugin
 from retrograd.scenarios import Table, read_scenarios
 from retrograd.settings import (
+    BENCHMARK_METHODS,
     GRADIENT_METHODS,
     FilePath,
     Flag,
@@ -37,6 +38,7 @@ from retrograd.settings import (
     Name,
     Natural,
     Part,
+    Relative,
     Size,
     Text,
     Time,
@@ -44,6 +46,7 @@ from retrograd.settings import (
     VariantName,
     check_variant_name,
     choice,
+    falling,
     is_name,
     is_path,
     once,
@@ -114,6 +117,19 @@ class Gradient(Part):
     )
 
 
+class Benchmark(Part):
+    """What `snakemake benchmark` measures; no other target depends on it."""
+
+    scenarios: Size = Field(default=32, description="number of scenarios, spread evenly over the table [1]")
+    methods: Annotated[tuple[Annotated[str, choice(BENCHMARK_METHODS)], ...], AfterValidator(once)] = Field(
+        default=BENCHMARK_METHODS, description="which ways to the derivatives"
+    )
+    tolerances: Annotated[tuple[Relative, ...], AfterValidator(falling)] = Field(
+        default=(1e-3, 1e-5, 1e-7, 1e-9),
+        description="relative tolerances of the controller, falling; the absolute ones are a hundredth of them [1]",
+    )
+
+
 def _save_times_kind(value: Any) -> str | None:
     if isinstance(value, dict | Grid):
         return "<grid>"
@@ -148,6 +164,7 @@ class Study(Part):
     )
     chunk_size: Size = Field(default=64, description="scenarios per job [1]")
     gradient: Gradient = Field(default=Gradient(), description="which derivatives are formed and checked")
+    benchmark: Benchmark = Field(default=Benchmark(), description="what `snakemake benchmark` measures")
     strict: Flag = Field(default=False, description="true: a scenario without a verified gradient fails the run")
 
     # What load_study found beside the config. No fields: those are the config's documentation.

@@ -24,22 +24,11 @@ from retrograd.steady import CONVERGED, SteadyProblem
 
 Settings = Mapping[str, Any]
 
-TOLERANCES = (1e-3, 1e-5, 1e-7, 1e-9)
 # Absolute tolerance over relative tolerance, as in `recommended`.
 ABSOLUTE = 1e-2
 # A method whose call took longer than this [s] is left out at finer tolerances: what does not get
 # through at one of them uses up its budget of steps at the next.
 PATIENCE = 60.0
-# A method's name, and its inner iteration: diffrax's adjoint is taken as users write it, and with full Newton too.
-METHODS = {
-    "replay": "newton",
-    "forward": "newton",
-    "fd": "newton",
-    "checkpoint": "chord",
-    "checkpoint_newton": "newton",
-    "backsolve": "newton",
-    "fd_free": "newton",
-}
 
 
 def measure(
@@ -47,12 +36,14 @@ def measure(
 ) -> dict[str, np.ndarray]:
     """Returns the variables of `work_precision.nc`.
 
-    - `options`: of the gradients' stage of a variant; its tolerances, inner iteration and methods are replaced.
+    - `options`: of the gradients' stage of a variant, and `benchmark`: which methods at which tolerances. The variant's
+      own tolerances and inner iteration are replaced: diffrax's adjoint is taken as users write it, with its chord
+      iteration, and with full Newton too.
     - `tell`: called with what has just been measured.
     """
     find = options["find"]
     steady = None if find is None else SteadyProblem(cls, field_of(cls, find), find["steady_state"])
-    total = len(chunk.ids)
+    total, methods, tolerances = len(chunk.ids), options["benchmark"]["methods"], options["benchmark"]["tolerances"]
     if steady is None:
         x, good, conserved = initial_states(cls, model, chunk.k_dynamic, chunk.x0), np.ones(total, bool), None
     else:
@@ -71,11 +62,11 @@ def measure(
         data = Scenarios(chunk.k_dynamic, chunk.k_steady, chunk.x0, x, steps, step_x, solved, conserved)
         return GradientProblem(cls, field, model, settings, times, steady), data, seconds / total
 
-    problem, data, _ = recorded(TOLERANCES[-1], "newton")
+    problem, data, _ = recorded(tolerances[-1], "newton")
     scale = problem.scales(data)
     wanted, uncertain = Reference(problem).derivatives(data, np.flatnonzero(good))
     tell("reference")
-    shape = (len(METHODS), len(TOLERANCES))
+    shape = (len(methods), len(tolerances))
     out = {
         "error": np.full((*shape, total), np.nan),
         "seconds": np.full(shape, np.nan),
@@ -84,9 +75,9 @@ def measure(
         "reference_error": (largest(uncertain, scale) / largest(wanted, scale))[:, 0],
     }
     slow: set[str] = set()
-    for t, rtol in enumerate(TOLERANCES):
-        for m, (name, nonlinear) in enumerate(METHODS.items()):
-            problem, data, solve_seconds = recorded(rtol, nonlinear)
+    for t, rtol in enumerate(tolerances):
+        for m, name in enumerate(methods):
+            problem, data, solve_seconds = recorded(rtol, "chord" if name == "checkpoint" else "newton")
             rows = np.flatnonzero(data.ok)
             if name in slow or not len(rows):
                 continue

@@ -14,12 +14,12 @@ from retrograd.store import build
 pytestmark = pytest.mark.slow
 
 
-def test_errors_fall_with_the_tolerance(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(work_precision, "TOLERANCES", (1e-4, 1e-7))
-    monkeypatch.setattr(work_precision, "METHODS", {"replay": "newton", "fd": "newton", "checkpoint": "chord"})
+def test_errors_fall_with_the_tolerance():
     k = grid()[[0, 40, 70]]
     chunk = Chunk(["mild", "stiff", "stiffer"], k, k, np.full((3, 2), np.nan))
-    settings = options(find=None, save_times=[1.0, 10.0], wrt=["dynamic"])
+    methods = ["replay", "fd", "checkpoint"]
+    benchmark = {"methods": methods, "tolerances": [1e-4, 1e-7]}
+    settings = options(find=None, save_times=[1.0, 10.0], wrt=["dynamic"]) | {"benchmark": benchmark}
     told: list[str] = []
     table = work_precision.measure(StiffGrid, StiffGrid(), settings, chunk, told.append)
     assert told[0] == "reference" and len(told) == 7
@@ -29,7 +29,7 @@ def test_errors_fall_with_the_tolerance(monkeypatch: pytest.MonkeyPatch):
     # The same steps: the difference is the derivative of what replay differentiates.
     np.testing.assert_allclose(error[0], error[1], rtol=1e-2, atol=1e-9)
     assert np.all(table["seconds"] > 0) and np.all(table["seconds"][:2] >= table["solve_seconds"][:2])
-    labels = {"scenario": chunk.ids, "method": ["replay", "fd", "checkpoint"], "tolerance": ["1e-4", "1e-7"]}
+    labels = {"scenario": chunk.ids, "method": methods, "tolerance": ["1e-4", "1e-7"]}
     dataset = build(WORK_PRECISION, table, labels)
     first, second = (figures.draw_work_precision(dataset) for _ in range(2))
     assert first == second
