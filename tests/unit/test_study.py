@@ -232,7 +232,7 @@ def test_all_problems_at_once(tmp_path: Path):
         "strict: found 'yes', wanted true or false",
         (
             "chunksize: found an unknown key (value 3), wanted study, model, scenarios, start, save_times, "
-            "variants, define_variants, chunk_size, gradient, strict; did you mean 'chunk_size'?"
+            "variants, define_variants, chunk_size, gradient, benchmark, strict; did you mean 'chunk_size'?"
         ),
         (
             "variants[1]: found 'recomended', wanted one of naive32, naive, stable, guarded, recommended, "
@@ -467,7 +467,7 @@ def test_an_empty_config():
             "a.zip",
             (
                 "archve: found an unknown key (value 'a.zip'), wanted study, model, scenarios, start, "
-                "save_times, variants, define_variants, chunk_size, gradient, strict; did you mean 'archive'?"
+                "save_times, variants, define_variants, chunk_size, gradient, benchmark, strict; did you mean 'archive'?"
             ),
         ),
     ],
@@ -492,7 +492,7 @@ def test_keys_that_yaml_does_not_read_as_texts():
         ),
         (
             "1: found an unknown key (which is no text), wanted study, model, scenarios, start, save_times, "
-            "variants, define_variants, chunk_size, gradient, strict"
+            "variants, define_variants, chunk_size, gradient, benchmark, strict"
         ),
     )
 
