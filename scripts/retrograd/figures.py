@@ -701,8 +701,8 @@ def work_precision(measured: xr.Dataset, figure: Figure) -> None:
             for q in (0.1, 0.5, 0.9)
         )
         x, low, middle, high = (np.maximum(v[some], 1e-17) for v in (seconds[m], low, middle, high))
-        lost = known.shape[1] - known.sum(axis=1).min()
-        label = name.replace("_", " ") + (f" (up to {lost} scenarios without)" if lost else "")
+        lost = known.shape[1] - known[some].sum(axis=1).min()
+        label = name.replace("_", " ") + (f" (none for up to {lost} of {known.shape[1]} scenarios)" if lost else "")
         axes.plot(x, middle, color=colour, marker=marker, linestyle=dash, markersize=5, label=label)
         axes.vlines(x, low, high, color=colour, linewidth=0.8, alpha=0.6)
         drawn.append((x, np.concatenate([low, high])))
@@ -714,7 +714,7 @@ def work_precision(measured: xr.Dataset, figure: Figure) -> None:
     axes.set_xlabel("time for solve and gradient [s per scenario]")
     axes.set_ylabel("gradient error / largest derivative")
     axes.grid(color="#e6e6e6", linewidth=0.6)
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside upper left", ncols=2)
 
 
 # --- files ----------------------------------------------------------------------------------------

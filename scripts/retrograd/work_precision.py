@@ -1,7 +1,7 @@
 """Gradient error against cost: each method over a range of tolerances, held against SciPy.
 
-Times are of the second call, compilation left out, in one process on one thread, and belong to the machine: nothing
-else in a study depends on them.
+Times leave compilation out, are taken in one process on one thread, and belong to the machine: nothing else in a study
+depends on them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ ABSOLUTE = 1e-2
 # A method whose call took longer than this [s] is left out at finer tolerances: what does not get
 # through at one of them uses up its budget of steps at the next.
 PATIENCE = 60.0
+# Calls that are timed, and the time [s] after which no further one begins.
+REPEATS, LONG = 5, 3.0
 
 
 def measure(
@@ -96,11 +98,13 @@ def measure(
 
 
 def _timed(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    # Of a second call: the first one compiles.
-    call(*arguments)
-    begun = time.perf_counter()
-    value = call(*arguments)
-    return value, time.perf_counter() - begun
+    # The first call compiles. Of a short one several are made, and their median counts.
+    value, seconds = call(*arguments), []
+    while len(seconds) < REPEATS and sum(seconds) < LONG:
+        begun = time.perf_counter()
+        value = call(*arguments)
+        seconds.append(time.perf_counter() - begun)
+    return value, float(np.median(seconds))
 
 
 def _derivatives(name: str, problem: GradientProblem, data: Scenarios) -> np.ndarray:

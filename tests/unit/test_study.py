@@ -466,8 +466,8 @@ def test_an_empty_config():
             "archve",
             "a.zip",
             (
-                "archve: found an unknown key (value 'a.zip'), wanted study, model, scenarios, start, "
-                "save_times, variants, define_variants, chunk_size, gradient, benchmark, strict; did you mean 'archive'?"
+                "archve: found an unknown key (value 'a.zip'), wanted study, model, scenarios, start, save_times, "
+                "variants, define_variants, chunk_size, gradient, benchmark, strict; did you mean 'archive'?"
             ),
         ),
     ],
