@@ -14,9 +14,10 @@ from typing import Any
 
 from retrograd.arguments import asked_for, headline
 from retrograd.errors import RetrogradError
+from retrograd.loading import load_study
 from retrograd.provenance import canonical, code_digest, file_digest, text_digest
 from retrograd.scenarios import chunks
-from retrograd.study import load_study, stage_options
+from retrograd.study import stage_options
 
 SCRIPTS = {
     "export": "export_model.py",

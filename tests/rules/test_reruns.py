@@ -67,7 +67,7 @@ EDITS = {
     "the page": ("scripts/retrograd/report.html.j2", appended("<!-- edited -->\n"), {"report"}),
     "the steady states": ("scripts/retrograd/steady.py", CODE, STEADY),
     "what all rules use": ("scripts/retrograd/job.py", CODE, ALL),
-    "the study's checks": ("scripts/retrograd/study.py", CODE, set()),
+    "the study's checks": ("scripts/retrograd/loading.py", CODE, set()),
     "a script of no rule": ("scripts/make_scenarios.py", CODE, set()),
     "a built-in variant that the study does not use": (
         "config/variants.yaml",

@@ -18,15 +18,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from retrograd.errors import RetrogradError
+from retrograd.loading import load_study
+from retrograd.messages import ConfigError
 from retrograd.provenance import canonical
-from retrograd.study import (
-    ConfigError,
-    Grid,
-    Study,
-    Variant,
-    load_study,
-    stage_options,
-)
+from retrograd.settings import Variant
+from retrograd.study import Grid, Study, stage_options
 
 ROOT = Path(__file__).parents[2]
 BUILT_IN = ROOT / "config" / "variants.yaml"
@@ -232,7 +228,7 @@ def test_all_problems_at_once(tmp_path: Path):
         "strict: found 'yes', wanted true or false",
         (
             "chunksize: found an unknown key (value 3), wanted study, model, scenarios, start, save_times, "
-            "variants, define_variants, chunk_size, gradient, benchmark, strict; did you mean 'chunk_size'?"
+            "variants, define_variants, factors, chunk_size, gradient, benchmark, strict; did you mean 'chunk_size'?"
         ),
         (
             "variants[1]: found 'recomended', wanted one of naive32, naive, stable, guarded, recommended, "
@@ -467,7 +463,7 @@ def test_an_empty_config():
             "a.zip",
             (
                 "archve: found an unknown key (value 'a.zip'), wanted study, model, scenarios, start, save_times, "
-                "variants, define_variants, chunk_size, gradient, benchmark, strict; did you mean 'archive'?"
+                "variants, define_variants, factors, chunk_size, gradient, benchmark, strict; did you mean 'archive'?"
             ),
         ),
     ],
@@ -492,7 +488,7 @@ def test_keys_that_yaml_does_not_read_as_texts():
         ),
         (
             "1: found an unknown key (which is no text), wanted study, model, scenarios, start, save_times, "
-            "variants, define_variants, chunk_size, gradient, benchmark, strict"
+            "variants, define_variants, factors, chunk_size, gradient, benchmark, strict"
         ),
     )
 
@@ -753,7 +749,7 @@ def test_options_without_a_steady_phase(tmp_path: Path):
 
 
 def test_nothing_heavy_is_imported():
-    code = "import sys, retrograd.study; print({'jax', 'numpy', 'pandas', 'xarray'} & set(sys.modules))"
+    code = "import sys, retrograd.loading; print({'jax', 'numpy', 'pandas', 'xarray'} & set(sys.modules))"
     env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -8,8 +8,8 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from retrograd.errors import RetrogradError
+from retrograd.messages import ConfigError
 from retrograd.plan import Plan
-from retrograd.study import ConfigError
 
 try:
     PLAN = Plan(config, Path(workflow.basedir))
