@@ -34,12 +34,20 @@ def cells(changes: Mapping[str, Mapping[str, Any]], fraction: int) -> dict[str, 
     - `fraction`: 1 for the full design, else a power of 2: one in so many of the cells of the full design.
     """
     names = [list(levels) for levels in changes.values()]
-    chosen = fractional([len(levels) for levels in names], fraction)
     out = {}
-    for run in chosen:
+    for run in fractional([len(levels) for levels in names], fraction, sharing(changes)):
         levels = [levels[i] for levels, i in zip(names, run, strict=True)]
         out["-".join(levels)] = dict(zip(changes, levels, strict=True))
     return out
+
+
+def sharing(changes: Mapping[str, Mapping[str, Any]]) -> list[int]:
+    """Returns the positions of the factors that share a fraction: those with two levels.
+
+    One that changes nothing but whose verdict counts (`gradient`) costs no work, and is crossed in full.
+    """
+    free = lambda levels: all(set(change) == {"gradient"} for change in levels.values())
+    return [i for i, levels in enumerate(changes.values()) if len(levels) == 2 and not free(levels)]
 
 
 def settings_of(
@@ -52,42 +60,44 @@ def settings_of(
     return settings
 
 
-def fractional(sizes: Sequence[int], fraction: int) -> list[tuple[int, ...]]:
+def fractional(sizes: Sequence[int], fraction: int, shared: Sequence[int]) -> list[tuple[int, ...]]:
     """Returns the runs of a regular fractional factorial design, each a level of every factor, in order.
 
     - `sizes`: number of levels of each factor.
-    - `fraction`: a power of 2, at most 2^(number of factors with two levels - 1).
+    - `shared`: positions of the factors, of two levels each, that share the fraction.
+    - `fraction`: a power of 2, at most 2^(their number - 1).
 
-    Factors of two levels share the fraction: their levels, as bits, have parity 0 under each defining word (Box and
-    Hunter 1961, doi:10.2307/1266725). The others are crossed with these in full.
+    The levels of those, as bits, have parity 0 under each defining word (Box and Hunter 1961, doi:10.2307/1266725).
+    The others are crossed with these in full.
     """
-    words = defining_words(sizes, fraction)
-    even = lambda run: all(sum(run[i] for i in word) % 2 == 0 for word in words)
+    words = defining_words(len(shared), fraction)
+    even = lambda run: all(sum(run[shared[i]] for i in word) % 2 == 0 for word in words)
     return [run for run in product(*map(range, sizes)) if even(run)]
 
 
-def resolution(sizes: Sequence[int], fraction: int) -> int:
+def resolution(factors: int, fraction: int) -> int:
     """Returns the length of the shortest defining word, 0 for a full design.
+
+    - `factors`: number of those that share the fraction.
 
     5 and more: main effects and interactions of two are told apart. 4: interactions of two are mixed with each other.
     3: main effects are mixed with them.
     """
     group = {0}
-    for word in defining_words(sizes, fraction):
+    for word in defining_words(factors, fraction):
         mask = sum(1 << i for i in word)
         group |= {mask ^ other for other in group}
     return min((mask.bit_count() for mask in group if mask), default=0)
 
 
-def defining_words(sizes: Sequence[int], fraction: int) -> list[tuple[int, ...]]:
-    """Returns independent defining words of the highest resolution there is: positions of factors with two levels."""
-    two = [i for i, size in enumerate(sizes) if size == 2]
+def defining_words(factors: int, fraction: int) -> list[tuple[int, ...]]:
+    """Returns independent defining words of the highest resolution there is, each some of `range(factors)`."""
     count = fraction.bit_length() - 1
-    if fraction != 1 << count or count >= max(len(two), 1):
-        raise ValueError(f"fraction is {fraction}, wanted a power of 2 of at most 2^{max(len(two) - 1, 0)}.")
+    if fraction != 1 << count or count >= max(factors, 1):
+        raise ValueError(f"fraction is {fraction}, wanted a power of 2 of at most 2^{max(factors - 1, 0)}.")
     if not count:
         return []
-    masks = sorted(range(1, 1 << len(two)), key=lambda mask: (-mask.bit_count(), mask))
+    masks = sorted(range(1, 1 << factors), key=lambda mask: (-mask.bit_count(), mask))
 
     def search(group: list[int], usable: list[int], left: int, shortest: int) -> list[int] | None:
         # `usable`: words that make no product with the group that is too short, or that is in it.
@@ -103,9 +113,9 @@ def defining_words(sizes: Sequence[int], fraction: int) -> list[tuple[int, ...]]
         return None
 
     # The words are a linear code, whose length bounds its distance (Griesmer 1960, doi:10.1147/rd.45.0532).
-    possible = lambda shortest: sum(-(-shortest >> i) for i in range(count)) <= len(two)
-    for shortest in filter(possible, range(len(two), 0, -1)):
+    possible = lambda shortest: sum(-(-shortest >> i) for i in range(count)) <= factors
+    for shortest in filter(possible, range(factors, 0, -1)):
         found = search([0], [mask for mask in masks if mask.bit_count() >= shortest], count, shortest)
         if found is not None:
-            return [tuple(two[i] for i in range(len(two)) if mask >> i & 1) for mask in found]
+            return [tuple(i for i in range(factors) if mask >> i & 1) for mask in found]
     raise AssertionError("Words of length 1 are independent.")

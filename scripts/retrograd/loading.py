@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
-from retrograd.factors import MOST_CELLS, MOST_SHARED, cells, level_changes, settings_of
+from retrograd.factors import MOST_CELLS, MOST_SHARED, cells, level_changes, settings_of, sharing
 from retrograd.messages import ConfigError, capped, guess, one_of, show, step
 from retrograd.plugin_source import Plugin, look_at_plugin
 from retrograd.rescue import changed
@@ -276,8 +276,7 @@ def _with_cells(study: Study, built_in: Mapping[str, Variant], plugin: Plugin) -
             if twin != factor:
                 problems.append(f"{place}: found the level {name!r}, which {twin} has too, wanted names used once")
             problems += _check_level(f"{place}.{step(name)}", factor, change, base, study, plugin)
-    sizes = [len(levels) for levels in changes.values()]
-    two = sizes.count(2)
+    sizes, two = [len(levels) for levels in changes.values()], len(sharing(changes))
     if not sizes:
         problems.append("factors.levels: found no factor, wanted one at least")
     elif factors.fraction > 2 ** max(two - 1, 0) or (factors.fraction > 1 and two > MOST_SHARED):
