@@ -13,7 +13,7 @@ def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenar
 
     from retrograd import context, store
     from retrograd.gradient_stage import form_gradients, gradient_problem
-    from retrograd.gradients import load_recorded
+    from retrograd.gradients import load_recorded, load_records
     from retrograd.schema import GRADIENTS, VERDICTS
 
     options = run.settings
@@ -26,8 +26,9 @@ def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenar
     problem = gradient_problem(cls, model, options)
     progress = Progress("finite differences", len(problem.labels), "derivatives")
     watch = Stopwatch()
-    table = form_gradients(cls, model, options, problem, recorded, rungs, progress.advance)
-    watch.lap("gradients and their check, compilation included")
+    records = load_records(dynamics)
+    table = form_gradients(cls, model, options, problem, recorded, records, rungs, progress.advance)
+    watch.lap("gradients, their check and causes of failures, compilation included")
     for m, method in enumerate(problem.methods):
         counts = np.bincount(table["status"][:, m], minlength=len(VERDICTS))
         told = ", ".join(f"{c} {v}" for c, v in zip(counts, VERDICTS, strict=True) if c)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def main(run, plugin, class_name, model_file, scenarios, out_file):
     import dataclasses
 
-    from retrograd import context, store
+    from retrograd import causes, context, store
     from retrograd.find_stage import find_steady_states
     from retrograd.rescue import rung_names
     from retrograd.schema import STEADY_STATE, STEADY_STATUS
@@ -25,9 +25,11 @@ def main(run, plugin, class_name, model_file, scenarios, out_file):
     for line in context.chunk_summary(found.status, STEADY_STATUS, chunk):
         log.warning(line)
     states = list(cls.states)
+    why = causes.table(causes.of_steady_states(cls, model, options, found, chunk.k_steady))
+    del why["cause_term"]
     dataset = store.build(
         STEADY_STATE,
-        dataclasses.asdict(found) | {"rung": rung, "rung_name": [rung_names(options)[i] for i in rung]},
+        dataclasses.asdict(found) | {"rung": rung, "rung_name": [rung_names(options)[i] for i in rung]} | why,
         {"scenario": chunk.ids, "state": states, "state_2": states},
         units=context.units_of(cls),
         flags={"rung": rung_names(options)},

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file):
     import numpy as np
 
-    from retrograd import context, store
+    from retrograd import causes, context, store
     from retrograd.dynamics import rows_at
     from retrograd.rescue import rung_names
     from retrograd.schema import DYNAMICS, DYNAMICS_STATUS
@@ -35,6 +35,9 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file):
     status = np.array([r.status for r in records])
     for line in context.chunk_summary(status, DYNAMICS_STATUS, chunk):
         log.warning(line)
+    why = causes.table(causes.of_dynamics(cls, model, options, records, start, chunk.k_dynamic))
+    del why["cause_term"]
+    watch.lap("causes of failures")
     join = lambda name: np.concatenate([getattr(r, name) for r in records])
     error = join("error")
     finite = np.isfinite(error)
@@ -59,6 +62,7 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file):
             "attempt_accepted": join("accepted"),
             "attempt_error": np.where(finite, error, np.nan),
             "attempt_finite": finite,
+            **why,
         },
         {"scenario": chunk.ids, "state": states},
         units=context.units_of(cls),

@@ -28,6 +28,8 @@ ROUNDING_MARGIN = 10.0
 
 # Of the distance between a solve's states and those of the replay on its steps, what its stages may be off.
 INNER_MARGIN = 3.0
+# Of the tolerance, what an inner iteration may leave: diffrax's VeryChord ends there (its `kappa`).
+INNER_SHARE = 1e-2
 
 # Bound on the error over the difference to steps half as long: 2 for a method of first order, 1.03 for one of fifth.
 REFINED = 2.0
@@ -122,10 +124,13 @@ def own_solve(
 
     An adaptive solve that is differentiated chooses its steps itself; where rounding tips one of them, it is the
     derivative of another discrete solution than the recorded one, and both are right. The difference is that of two
-    replays. And its stages are solved to a tolerance only: how well they are shows in the distance of its states from
-    those of the replay on its steps, and that moves the stages at which the adjoint is linearised.
+    replays. And its stages are solved to a tolerance only, and the adjoint is linearised there: a share of the
+    tolerance by the iteration's own rule. Where that rule is too hopeful, it shows in the distance of its states from
+    those of the replay on its steps, by which the stages are moved.
     """
-    out = np.zeros_like(replayed)
+    c, inner = problem.options["controller"]["rtol"], problem.options["nonlinear"]["rtol"]
+    share = INNER_SHARE * (c if inner is None else inner) if problem.replayer.tableau.implicit else 0.0
+    out = np.broadcast_to(share * largest(replayed, scale), replayed.shape) / scale
     complete = lambda i: len(steps[i]) and steps[i][-1] == problem.times[-1]
     rows = np.array([i for i in range(len(steps)) if complete(i)], int)
     if len(rows):
@@ -133,7 +138,7 @@ def own_solve(
         part.step_x = [states[i] for i in rows]
         found, stages = problem.replay(part)
         derivatives = problem.columns_of(found)
-        out[rows] = np.abs(derivatives - replayed[rows])
+        out[rows] += np.abs(derivatives - replayed[rows])
         if problem.replayer.tableau.implicit:
             # The last stage is the step's end.
             off = [np.abs(s - y[:, -1])[:, None] for s, y in zip(part.step_x, stages, strict=True)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from retrograd import causes
 from retrograd.api import Model
 from retrograd.certificates import gradient_table
 from retrograd.context import field_of
+from retrograd.dynamics import Record
 from retrograd.gradients import GradientProblem, Scenarios
 from retrograd.rescue import on_rung
 from retrograd.steady import SteadyProblem
@@ -38,23 +40,30 @@ def form_gradients(
     options: Settings,
     plain: GradientProblem,
     recorded: Scenarios,
+    records: Sequence[Record],
     rungs: tuple[np.ndarray, np.ndarray],
     done: Callable[[int], None] = lambda count: None,
 ) -> dict[str, np.ndarray]:
     """Returns the variables of `gradients.nc`, each scenario differentiated under the settings that solved it.
 
     - `options`: of the gradients' stage; `plain`: its problem without a rung.
+    - `records`: their attempts.
     - `rungs`: each scenario's rung of the steady state and of the simulation, shape (scenario,).
     - `done`: called with 1 after each derivative of the check.
     """
 
     pairs = np.stack(rungs, axis=1)
     rescued = recorded.ok & np.any(pairs > 0, axis=1)
-    table = gradient_table(plain, recorded.only(~rescued), done)
+
+    def with_causes(problem: GradientProblem, data: Scenarios, done: Callable[[int], None]) -> dict[str, np.ndarray]:
+        found = gradient_table(problem, data, done)
+        return found | causes.table(causes.of_gradients(problem, data, records, found))
+
+    table = with_causes(plain, recorded.only(~rescued), done)
     for pair in np.unique(pairs[rescued], axis=0):
         rows = rescued & np.all(pairs == pair, axis=1)
         problem = gradient_problem(cls, model, options, int(pair[0]), int(pair[1]))
-        part = gradient_table(problem, recorded.only(rows))
+        part = with_causes(problem, recorded.only(rows), lambda count: None)
         for name, value in part.items():
             table[name][rows] = value[rows]
     return table

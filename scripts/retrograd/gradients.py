@@ -17,7 +17,7 @@ from retrograd.api import Model
 from retrograd.batches import batched, float_type
 from retrograd.context import Chunk
 from retrograd.differences import FURTHER, NOISE_PAIRS, WIDTHS, Samples, coarse, estimate, widths
-from retrograd.dynamics import save_index
+from retrograd.dynamics import Record, save_index
 from retrograd.plugins import Field, member
 from retrograd.replay import Linearised, Replayer
 from retrograd.starts import InitialState
@@ -427,6 +427,26 @@ def largest(derivatives: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Returns each scenario's largest finite derivative, multiplied with its scale, shape (scenario, 1)."""
     scaled = np.abs(np.where(np.isfinite(derivatives), derivatives, 0)) * scale
     return np.max(scaled, axis=1, keepdims=True, initial=0)
+
+
+def load_records(dynamics: xr.Dataset) -> list[Record]:
+    """Returns the recorded attempts and steps of each scenario, from `dynamics.nc`."""
+    attempts, steps = (list(pairwise(ragged(dynamics, f"{name}_count"))) for name in ("attempt", "step"))
+    error = np.where(dynamics["attempt_finite"].values == 1, dynamics["attempt_error"].values, np.inf)
+    values = {name: dynamics[name].values for name in ("attempt_start", "attempt_end", "step_time", "step_x")}
+    accepted, status = dynamics["attempt_accepted"].values.astype(bool), dynamics["status"].values
+    return [
+        Record(
+            status=int(status[i]),
+            start=values["attempt_start"][slice(*attempts[i])],
+            end=values["attempt_end"][slice(*attempts[i])],
+            accepted=accepted[slice(*attempts[i])],
+            error=error[slice(*attempts[i])],
+            step_time=values["step_time"][slice(*steps[i])],
+            step_x=values["step_x"][slice(*steps[i])],
+        )
+        for i in range(len(status))
+    ]
 
 
 def load_recorded(dynamics: xr.Dataset, steady: xr.Dataset | None, chunk: Chunk) -> Scenarios:

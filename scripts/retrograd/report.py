@@ -24,6 +24,8 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 # Rows of the scenario table, and of the table of derivatives: a page is read, the rest is in summary.nc.
 MOST_SCENARIOS = 2000
 MOST_DERIVATIVES = 200
+# Sentences about single scenarios under one cause.
+MOST_SAID = 5
 
 
 # --- the results, loaded --------------------------------------------------------------------------
@@ -227,10 +229,35 @@ CAUSE_WORDS = {
         "The Jacobian has an eigenvalue with positive real part: the system would leave this state. "
         "Start from another guess, or give the start yourself with start: initial_state.",
     ),
-    "steps_exhausted": (
-        "the attempts ran out (max_steps)",
-        "First nonlinear.method: newton, which often cuts the attempts tenfold; then a stable formulation; "
-        "raise max_steps last.",
+    "steady_state_overflow": (
+        "the search for the steady state met values that are not finite",
+        "Start from a guess where the rates are finite (x0:STATE, initial_guess), use precision: float64 and a stable "
+        "formulation, or put a guard on the states.",
+    ),
+    "steady_state_not_isolated": (
+        "there is no single steady state, but a family of them",
+        "A quantity is conserved that the search did not find: declare it in the model's invariants, or begin "
+        "with start: initial_state.",
+    ),
+    "nonfinite_rate": (
+        "rates of change were not finite",
+        "exp overflows at 88 in float32 and at 709 in float64: use precision: float64, a stable formulation, "
+        "nonlinear.method: newton, or a guard on the states.",
+    ),
+    "nonfinite_jacobian": (
+        "rates were finite, their derivative by the state was not",
+        "Some functions have an infinite slope where they are finite, such as sqrt at 0: write the expression that is "
+        "named so that it has one, or keep the state away with a guard.",
+    ),
+    "state_overflow": (
+        "a step took the state beyond what floating point holds",
+        "The rates are finite and huge. Use a smaller first step (controller.dt0), nonlinear.method: newton, or a "
+        "guard on the states.",
+    ),
+    "inner_solve_failed": (
+        "the implicit equations of a step could not be solved",
+        "The inner iteration did not converge. Use nonlinear.method: newton, then a smaller first step "
+        "(controller.dt0) or another solver.",
     ),
     "step_size_collapsed": (
         "the step size shrank below what the arithmetic resolves",
@@ -238,20 +265,35 @@ CAUSE_WORDS = {
         "state's size allows it. "
         "A singularity of the model itself shows in the same way: look at the state named here.",
     ),
-    "nonfinite_rate": (
-        "rates of change were not finite",
-        "exp overflows at 88 in float32 and at 709 in float64: use precision: float64, a stable formulation, "
-        "nonlinear.method: newton, or a guard on the states.",
+    "steps_limited": (
+        "the attempts ran out (max_steps) because dtmax keeps steps short",
+        "Take dtmax away: the controller shortens steps where the error asks for it. Else give max_steps the last save "
+        "time over dtmax at least.",
     ),
-    "inner_solve_failed": (
-        "the implicit equations of a step could not be solved",
-        "The last attempts had no error estimate: the inner iteration did not converge, or the rates overflowed in it. "
-        "Use nonlinear.method: newton, then a stable formulation or a guard on the states.",
+    "steps_exhausted_stiff": (
+        "the attempts ran out (max_steps) on a stiff problem",
+        "Use an implicit solver with nonlinear.method: newton, which often cuts the attempts tenfold; then a stable "
+        "formulation; raise max_steps last.",
+    ),
+    "steps_exhausted_oscillating": (
+        "the attempts ran out (max_steps) while a state oscillated",
+        "Each turn takes its steps: raise max_steps, use a solver of higher order (Kvaerno5, Dopri8), loosen rtol, or "
+        "end earlier.",
+    ),
+    "steps_exhausted": (
+        "the attempts ran out (max_steps)",
+        "First nonlinear.method: newton, which often cuts the attempts tenfold; then a stable formulation; "
+        "raise max_steps last.",
+    ),
+    "rejected_step_overflowed": (
+        "the gradient ran backwards through a rejected step that had overflowed",
+        "Use gradient: replay, which differentiates the accepted steps only, or put a guard on the states, which keeps "
+        "rejected steps finite. Neither float64 nor a stable formulation cures it.",
     ),
     "nonfinite_gradient": (
         "the gradient was not finite although the simulation was",
-        "Use gradient: replay, which differentiates the accepted steps only. Differentiation through the "
-        "adaptive solve also runs through rejected steps: a guard on the states keeps them finite.",
+        "Look at the expression that is named: its slope is infinite or undefined there, such as that of sqrt at 0. "
+        "Where none is named, use gradient: replay.",
     ),
     "gradient_differs": (
         "the gradient differs from its finite differences",
@@ -259,6 +301,11 @@ CAUSE_WORDS = {
         "the fault is the method's, such as inner solves that are too loose (nonlinear.rtol). If replay is "
         "refuted too, look in the model for "
         "kinks, branches or stop_gradient.",
+    ),
+    "kink": (
+        "the slopes to both sides differ",
+        "There is no derivative at this point, only one to each side: relu, abs, max, a clip or a guard has its corner "
+        "there. Move the parameter, or smooth the corner.",
     ),
     "check_too_coarse": (
         "the finite differences were too noisy to judge",
@@ -604,10 +651,12 @@ def failure_table(results: Results) -> list[dict[str, Any]]:
         if name == "none" or not (cause == code).any():
             continue
         words, advice = CAUSE_WORDS[name]
-        rows = []
+        rows, said = [], []
         for i, treated in enumerate(results.variants):
             hit = np.flatnonzero(cause[i] == code)
             if len(hit):
+                first = {"variant": treated.name, "scenario": results.scenarios[hit[0]]}
+                said.append(first | {"text": str(results.summary["cause_text"].values[i, hit[0]])})
                 when = time[i, hit][np.isfinite(time[i, hit])]
                 rows.append(
                     {
@@ -621,7 +670,7 @@ def failure_table(results: Results) -> list[dict[str, Any]]:
                         "cure": _cure(results, treated, hit),
                     }
                 )
-        out.append({"code": name, "words": words, "advice": advice, "rows": rows})
+        out.append({"code": name, "words": words, "advice": advice, "rows": rows, "said": said[:MOST_SAID]})
     return out
 
 

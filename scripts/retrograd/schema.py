@@ -46,12 +46,21 @@ CAUSES = (
     "none",
     "steady_state_not_found",
     "steady_state_unstable",
-    "steps_exhausted",
-    "step_size_collapsed",
+    "steady_state_overflow",
+    "steady_state_not_isolated",
     "nonfinite_rate",
+    "nonfinite_jacobian",
+    "state_overflow",
     "inner_solve_failed",
+    "step_size_collapsed",
+    "steps_limited",
+    "steps_exhausted_stiff",
+    "steps_exhausted_oscillating",
+    "steps_exhausted",
+    "rejected_step_overflowed",
     "nonfinite_gradient",
     "gradient_differs",
+    "kink",
     "check_too_coarse",
 )
 
@@ -99,6 +108,18 @@ def _rung(dims: tuple[str, ...], long_name: str) -> Variable:
     return Variable(dims, long_name, dtype="int8", flags=("none",))
 
 
+def _cause(dims: tuple[str, ...], term: bool) -> dict[str, Variable]:
+    """Returns the variables of a diagnosis; `term`: whether it may name a derivative."""
+    names = {
+        "cause": _status(dims, "code of the diagnosis", CAUSES),
+        "cause_time": Variable(dims, "model time of the cause", units="{time}"),
+        "cause_state": Variable(dims, "index of the state concerned, -1 for none", dtype="int32"),
+        "cause_term": Variable(dims, "index of the derivative (wrt) concerned, -1 for none", dtype="int32"),
+        "cause_text": Variable(dims, "the cause in a sentence, empty where nothing failed", dtype="str"),
+    }
+    return {name: v for name, v in names.items() if term or name != "cause_term"}
+
+
 S = ("scenario",)
 
 MODEL = Schema(
@@ -143,6 +164,7 @@ STEADY_STATE = Schema(
             ("scenario", "state", "state_2"),
             "projector on the conserved directions, detected numerically where the model declares none",
         ),
+        **_cause(S, term=False),
     },
     labels={"scenario": "name of the scenario", "state": "name of the state", "state_2": "name of the state"},
 )
@@ -173,6 +195,7 @@ DYNAMICS = Schema(
             comment="accepted below 1; NaN where it was not finite",
         ),
         "attempt_finite": Variable(("attempt",), "1 where the error norm was finite, else 0", dtype="int8"),
+        **_cause(S, term=False),
     },
     labels={"scenario": "name of the scenario", "state": "name of the state"},
 )
@@ -230,6 +253,7 @@ GRADIENTS = Schema(
             ("scenario", "method", "weight"), "gradient of the loss with respect to the network weights"
         ),
         "status": _status(("scenario", "method"), "worst verdict of the scenario", VERDICTS),
+        **_cause(("scenario", "method"), term=True),
     },
     labels={
         "scenario": "name of the scenario",
@@ -266,12 +290,7 @@ SUMMARY = Schema(
             ("variant", "scenario", "method"),
             "largest difference of ad from fd, relative to the largest |fd| of the scenario",
         ),
-        "cause": _status(("variant", "scenario"), "code of the diagnosis", CAUSES),
-        "cause_time": Variable(("variant", "scenario"), "model time of the cause", units="{time}"),
-        "cause_state": Variable(("variant", "scenario"), "index of the state concerned, -1 for none", dtype="int32"),
-        "cause_term": Variable(
-            ("variant", "scenario"), "index of the derivative (wrt) concerned, -1 for none", dtype="int32"
-        ),
+        **_cause(("variant", "scenario"), term=True),
     },
     labels={
         "variant": "name of the variant",

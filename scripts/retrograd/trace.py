@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,51 +71,80 @@ class Run:
         return self.step_x[-1] if len(self.steps) else self.x_start
 
 
+class SingleSteps:
+    """The compiled attempt of one variant, unbatched, with its stages: in lanes of a batch, last digits may differ."""
+
+    def __init__(self, field: Field, model: Model, options: Mapping[str, Any], n: int) -> None:
+        """- `field`: f(model, t, x, k).
+        - `options`: the variant's solver, nonlinear, controller, segments, max_steps, and `save_times`.
+        - `n`: number of states.
+        """
+        self.dtype, self.model, self._field = float_type(), model, field
+        integrator = Integrator(field, model, options, options["save_times"], n)
+        tableau, solver = Tableau(options["solver"]), make_solver(options)
+
+        def inside(model, lane):
+            # Stages and rates of the attempt that begins at this lane, each of shape (stage, state).
+            h = lane.t1 - lane.t0
+            if integrator.step is None:
+                term = diffrax.ODETerm(lambda t, x, args: field(args[0], jnp.asarray(t), x, args[1]))
+                args = (model, lane.k)
+                _, _, dense, _, _ = solver.step(term, lane.t0, lane.t1, lane.x, args, lane.solver_state, False)
+                increments = dense["k"]
+                a = jnp.asarray(tableau.a, self.dtype)[:, :, None]
+                # Where a_ij is 0, what is not finite in stage j is no part of stage i.
+                return lane.x + jnp.sum(jnp.where(a == 0, 0, a * increments), axis=1), increments / h
+            stages = integrator.step(model, lane.t0, lane.t1, lane.x, lane.solver_state, lane.k).stages
+            rates = [lane.solver_state]
+            for i in range(1, tableau.stages):
+                base = lane.x + h * sum(float(tableau.a[i, j]) * rates[j] for j in range(i))
+                rates.append((stages[i] - base) / (h * float(tableau.a[i, i])))
+            return stages, jnp.stack(rates)
+
+        def advance(model, lane):
+            after, (t0, t1, accepted, error, end, *_) = integrator.attempt(model, lane)
+            return after, (t0, t1, accepted, error, lane.x, *inside(model, lane), end)
+
+        def between(model, t0, t1, x, k):
+            lane = eqx.tree_at(lambda s: (s.t0, s.t1), integrator.start(model, x, k), (t0, t1))
+            if lane.solver_state is not None:
+                rate = field(model, t0, x, k)
+                state = rate if integrator.step is not None else (lane.solver_state[0], rate)
+                lane = eqx.tree_at(lambda s: s.solver_state, lane, state)
+            return advance(model, lane)[1]
+
+        self._start = eqx.filter_jit(integrator.start)
+        self._advance, self._between = eqx.filter_jit(advance), eqx.filter_jit(between)
+
+    def solve(self, x_start: Any, k: Any) -> Run:
+        """Returns every attempt of one scenario.
+
+        - `x_start`: state at model time 0, shape (state,).
+        - `k`: parameters of the dynamic phase, shape (parameter,).
+        """
+        x, k = jnp.asarray(x_start, self.dtype), jnp.asarray(k, self.dtype)
+        lane = self._start(self.model, x, k)
+        run = Run(SUCCESSFUL, np.asarray(x))
+        while int(lane.status) < 0:
+            lane, row = self._advance(self.model, lane)
+            run.attempts.append(_attempt(row))
+        run.status = int(lane.status)
+        return run
+
+    def attempt(self, t0: float, t1: float, x: Any, k: Any) -> Attempt:
+        """Returns the attempt from (t0, x) to t1 as it was made within a solve; `x`: shape (state,)."""
+        as_is = lambda v: jnp.asarray(v, self.dtype)
+        return _attempt(self._between(self.model, as_is(t0), as_is(t1), as_is(x), as_is(k)))
+
+
+def _attempt(row: Any) -> Attempt:
+    t0, t1, accepted, error, *arrays = map(np.asarray, row)
+    return Attempt(float(t0), float(t1), bool(accepted), float(error), *arrays)
+
+
 def solve(field: Field, model: Model, options: Mapping[str, Any], x_start: Any, k: Any) -> Run:
-    """Returns every attempt of one scenario, unbatched: in lanes of a batch, last digits may differ.
-
-    - `field`: f(model, t, x, k).
-    - `options`: the variant's solver, nonlinear, controller, segments, max_steps, and `save_times`.
-    - `x_start`: state at model time 0, shape (state,).
-    - `k`: parameters of the dynamic phase, shape (parameter,).
-    """
-    dtype = float_type()
-    x, k = jnp.asarray(x_start, dtype), jnp.asarray(k, dtype)
-    integrator = Integrator(field, model, options, options["save_times"], len(x))
-    tableau = Tableau(options["solver"])
-    solver = make_solver(options)
-
-    def inside(model, lane):
-        # Stages and rates of the attempt that begins at this lane, each of shape (stage, state).
-        h = lane.t1 - lane.t0
-        if integrator.step is None:
-            term = diffrax.ODETerm(lambda t, x, args: field(args[0], jnp.asarray(t), x, args[1]))
-            args = (model, lane.k)
-            _, _, dense, _, _ = solver.step(term, lane.t0, lane.t1, lane.x, args, lane.solver_state, False)
-            increments = dense["k"]
-            a = jnp.asarray(tableau.a, dtype)[:, :, None]
-            # Where a_ij is 0, what is not finite in stage j is no part of stage i.
-            return lane.x + jnp.sum(jnp.where(a == 0, 0, a * increments), axis=1), increments / h
-        stages = integrator.step(model, lane.t0, lane.t1, lane.x, lane.solver_state, lane.k).stages
-        rates = [lane.solver_state]
-        for i in range(1, tableau.stages):
-            base = lane.x + h * sum(float(tableau.a[i, j]) * rates[j] for j in range(i))
-            rates.append((stages[i] - base) / (h * float(tableau.a[i, i])))
-        return stages, jnp.stack(rates)
-
-    @eqx.filter_jit
-    def advance(model, lane):
-        after, (t0, t1, accepted, error, end, *_) = integrator.attempt(model, lane)
-        return after, (t0, t1, accepted, error, lane.x, *inside(model, lane), end)
-
-    lane = eqx.filter_jit(integrator.start)(model, x, k)
-    run = Run(SUCCESSFUL, np.asarray(x))
-    while int(lane.status) < 0:
-        lane, row = advance(model, lane)
-        t0, t1, accepted, error, *arrays = map(np.asarray, row)
-        run.attempts.append(Attempt(float(t0), float(t1), bool(accepted), float(error), *arrays))
-    run.status = int(lane.status)
-    return run
+    """Returns every attempt of one scenario; arguments as those of `SingleSteps` and of its method `solve`."""
+    return SingleSteps(field, model, options, len(x_start)).solve(x_start, k)
 
 
 def vector(x: np.ndarray) -> str:
@@ -127,6 +157,7 @@ class Finding:
     """What first went wrong."""
 
     said: str
+    kind: str = ""  # rates, jacobian, iterate (overflow), matrix (singular), iteration (does not converge), or nothing
     stage: int | None = None  # from 0
     origin: NonFinite | None = None
 
@@ -135,7 +166,7 @@ class Diagnosis:
     """Looks into attempts of one scenario that were not finite, by taking their inner iterations in single steps."""
 
     def __init__(self, field: Field, model: Model, options: Mapping[str, Any], k: Any) -> None:
-        """- `options`, `k`: as `solve` takes them."""
+        """- `options`, `k`: as `solve` takes them; `of` gives the same for another scenario, compiled once."""
         self.dtype = float_type()
         self.model, self.k = model, jnp.asarray(k, self.dtype)
         self.tableau = Tableau(options["solver"])
@@ -143,6 +174,16 @@ class Diagnosis:
         self._own = uses_own_step(options)
         self._options = options
         self._both = eqx.filter_jit(lambda model, t, x, k: rate_and_jacobian(field, model, t, x, k))
+
+    def of(self, k: Any) -> Diagnosis:
+        """Returns the same of another scenario."""
+        other = copy.copy(self)
+        other.k = jnp.asarray(k, self.dtype)
+        return other
+
+    def rate_and_jacobian(self, t: Any, x: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Returns f(t, x), shape (state,), and df/dx, shape (state, state)."""
+        return self._look(t, x)[1:]
 
     def rates(self, t: Any, x: Any) -> Finding | None:
         """Returns what makes f(t, x) not finite, None where it is finite."""
@@ -154,11 +195,11 @@ class Diagnosis:
         finding = None
         if not np.all(np.isfinite(rate)):
             origin = first_nonfinite(self._field, self.model, t, x, self.k)
-            finding = Finding("the rates there are not finite", origin=origin)
+            finding = Finding("the rates there are not finite", "rates", origin=origin)
         elif not np.all(np.isfinite(jac)):
             jacobian = lambda model, t, x, k: jax.jacfwd(lambda x: self._field(model, t, x, k))(x)
             origin = first_nonfinite(jacobian, self.model, t, x, self.k)
-            finding = Finding("the rates there are finite, their Jacobian df/dx is not", origin=origin)
+            finding = Finding("the rates there are finite, their Jacobian df/dx is not", "jacobian", origin=origin)
         return finding, rate, jac
 
     def __call__(self, attempt: Attempt) -> Finding:
@@ -168,13 +209,17 @@ class Diagnosis:
                 if np.all(np.isfinite(attempt.stages[i])) and np.all(np.isfinite(attempt.rates[i])):
                     continue
                 found = self._stage(attempt, i)
-                return found or Finding("taken in single steps its iteration converges: a matter of last digits", i)
+                return found or Finding(
+                    "taken in single steps its iteration converges: a matter of last digits", stage=i
+                )
             if self.tableau.implicit and not self._own:
                 # diffrax keeps the last iterate of a stage that did not converge, and makes the error infinite.
                 for i in range(1, self.tableau.stages):
                     found = self._stage(attempt, i)
                     if found:
                         return found
+        if attempt.is_finite:
+            return Finding("taken alone the inner iteration converges: last digits decide", "iteration")
         return Finding("all stages are finite, and the error estimate is not")
 
     def _stage(self, attempt: Attempt, i: int) -> Finding | None:
@@ -183,7 +228,7 @@ class Diagnosis:
         t = self.time(attempt, i)
         if not self.tableau.implicit or i == 0:
             if not np.all(np.isfinite(attempt.stages[i])):
-                return Finding("the rates of the stages before are finite, and their sum overflows", i)
+                return Finding("the rates of the stages before are finite, and their sum overflows", "iterate", i)
             finding = self.rates(t, attempt.stages[i])
         elif self._own:
             finding = self._newton(attempt, i, h, t)
@@ -213,14 +258,15 @@ class Diagnosis:
         for iteration in range(NEWTON_STEPS):
             where = f"Newton's iterate {iteration}{' (the predictor)' * (iteration == 0)}, x = {vector(y)}"
             if not np.all(np.isfinite(y)):
-                return Finding(f"{where}: overflow, although the rates before were finite")
+                return Finding(f"{where}: overflow, although the rates before were finite", "iterate")
             finding, rate, jac = self._look(t, y)
             if finding:
                 finding.said = f"{where}: {finding.said}"
                 return finding
             step = np.asarray(linear_solve(jnp.asarray(eye - ha * jac), jnp.asarray(y - base - ha * rate)))
             if not np.all(np.isfinite(step)):
-                return Finding(f"{where}: rates and Jacobian are finite, and I - h a_ii df/dx cannot be solved with")
+                told = f"{where}: rates and Jacobian are finite, and I - h a_ii df/dx cannot be solved with"
+                return Finding(told, "matrix")
             size = np.max(np.abs(step) / (np.abs(y) + self._options["controller"]["atol"]))
             sizes.append(size)
             if newton_ends(size, last, eps):
@@ -228,7 +274,8 @@ class Diagnosis:
             y, last = y - step, size
         return Finding(
             f"Newton's iterates stay finite and do not converge in {NEWTON_STEPS}; corrections relative to x: "
-            + ", ".join(f"{s:.1e}" for s in sizes)
+            + ", ".join(f"{s:.1e}" for s in sizes),
+            "iteration",
         )
 
     def _chord(self, attempt: Attempt, i: int, h: Any, t: Any) -> Finding | None:
@@ -247,14 +294,14 @@ class Diagnosis:
             y = base + ha * rate
             where = f"chord iterate {iteration}{' (the predictor)' * (iteration == 0)}, x = {vector(y)}"
             if not np.all(np.isfinite(y)):
-                return Finding(f"{where}: overflow, although the rates before were finite")
+                return Finding(f"{where}: overflow, although the rates before were finite", "iterate")
             finding, there, _ = self._look(t, y)
             if finding and not np.all(np.isfinite(there)):
                 finding.said = f"{where}: {finding.said}"
                 return finding
             step = np.asarray(jnp.linalg.solve(jnp.asarray(matrix), jnp.asarray(rate - there)))
             if not np.all(np.isfinite(step)):
-                return Finding(f"{where}: the rates are finite, and I - h a_ii df/dx cannot be solved with")
+                return Finding(f"{where}: the rates are finite, and I - h a_ii df/dx cannot be solved with", "matrix")
             rate = rate - step
             sizes.append(np.sqrt(np.mean((step / (finder.atol + finder.rtol * np.abs(rate))) ** 2)))
         ratio = sizes[1] / sizes[0]
@@ -264,7 +311,8 @@ class Diagnosis:
         return Finding(
             f"the chord iteration stays finite and has not converged after two corrections, which is where diffrax "
             f"gives up: they are {sizes[0]:.3g} and {sizes[1]:.3g} units of the tolerance, which leaves {left:.3g}, "
-            f"wanted between 0 and {finder.kappa:g}"
+            f"wanted between 0 and {finder.kappa:g}",
+            "iteration",
         )
 
 
@@ -337,11 +385,11 @@ def walk_back(
 
 def _lost(field: Field, model: Model, k: Any, times: Any, stages: Any, jac: np.ndarray, end: np.ndarray) -> Finding:
     if not np.all(np.isfinite(end)):
-        return Finding("the derivative of the loss by the state at a save time is not finite")
+        return Finding("the derivative of the loss by the state at a save time is not finite", "loss")
     for i in reversed(range(len(stages))):
         if not np.all(np.isfinite(jac[i])):
             jacobian = lambda model, t, x, k: jax.jacfwd(lambda x: field(model, t, x, k))(x)
             t, x = (jnp.asarray(v, float_type()) for v in (times[i], stages[i]))
             said = f"the Jacobian df/dx at x = {vector(stages[i])} is not finite"
-            return Finding(said, i, first_nonfinite(jacobian, model, t, x, k))
+            return Finding(said, "jacobian", i, first_nonfinite(jacobian, model, t, x, k))
     return Finding("the Jacobians are finite, and the cotangent overflows or a stage's matrix is singular")

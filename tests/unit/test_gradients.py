@@ -26,6 +26,7 @@ from problems import (
 from retrograd.api import Model
 from retrograd.certificates import gradient_table, verdicts
 from retrograd.dynamics import rows_at
+from retrograd.gradients import largest
 from retrograd.plugins import vector_field
 from retrograd.schema import REASONS, VERDICTS
 from retrograd.steady import SteadyProblem
@@ -232,6 +233,21 @@ def test_the_replay_gradient_is_the_one_of_jax_through_the_same_steps():
     value, gradient = jax.value_and_grad(loss)(jnp.asarray(k[0]))
     assert replayed["loss"][0] == pytest.approx(float(value), rel=1e-12)
     np.testing.assert_allclose(replayed["dynamic"][0], gradient, rtol=1e-10)
+
+
+@pytest.mark.slow
+def test_the_default_adjoint_of_a_guarded_chord_is_never_refuted():
+    # Its own stages are solved to a tolerance, its own steps may be others: both belong to its error bar.
+    guard = {"x_max": 100.0, "dx_fill": 1e30}
+    settings = options(methods=["checkpoint"], wrt=["dynamic"], method="chord", guard=guard, max_steps=4096)
+    k, x = grid(), np.tile(START, (90, 1))
+    records = solve(StiffGrid, StiffGrid(), settings, TIMES, x, k)
+    problem = gradient_problem(StiffGrid, StiffGrid(), settings, TIMES)
+    table = gradient_table(problem, scenarios(records, x, k))
+    assert set(words(table["verdict"])) == {"verified"}
+    # And the bar stays narrow: a hundredth of the tolerance, as a rule.
+    size = largest(table["fd"], table["scale"]) / table["scale"]
+    assert np.median(table["ad_error"][:, 0] / size) < 2e-8
 
 
 def test_planted_mistakes_are_refuted(stiff):

@@ -183,6 +183,7 @@ def study(
                 "cause_time": np.where(solved, np.nan, 0.5),
                 "cause_state": np.where(solved, -1, 0),
                 "cause_term": np.full(total, -1),
+                "cause_text": np.where(solved, "", "as told by the stage").astype(object),
             }
         )
     ds = store.build(
