@@ -127,7 +127,7 @@ def build(
 
 def _text(values: Any) -> np.ndarray:
     # Where there are none, no type can be inferred from them.
-    return np.asarray(values, dtype=object if len(values) else "U1")
+    return np.asarray(values, dtype=object if np.size(values) else "U1")
 
 
 def _attributes(var: Variable, fill: Mapping[str, Any], state_units: list[str], mixed: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ CASES: dict[str, tuple[dict[str, Any], list[float], str, str]] = {
         [1, 0, 0.5, 400],
         # 400 exp(400 u) overflows before exp(400 u) does.
         "nonfinite_jacobian",
-        r"attempts gave no error estimate; the last one, from t = 0\.87\d*.*: .*Jacobian df/dx is not: mul of .*jnp\.exp",
+        r"attempts gave no error estimate; the last one, from t = 0\.87\d*.*: .*df/dx is not: mul of .*jnp\.exp",
     ),
 }
 
@@ -98,7 +99,8 @@ def test_of_a_simulation(name: str):
     (found,) = causes.of_dynamics(Trouble, Trouble(), settings, records, x, k)
     assert found.name == code, found
     assert re.search(sentence, found.text), found.text
-    assert "/" not in found.text.replace(" / ", "")
+    # Of a file the name only: its folder is the machine's.
+    assert str(Path(__file__).parent) not in found.text
     assert (found.time == 0.0) == (name == "overflow at the start")
 
 

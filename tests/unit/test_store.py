@@ -538,8 +538,9 @@ def change_label(ds: xr.Dataset, draw: Any) -> xr.Dataset:
     var = ds.variables[name]
     values = np.array(var.values, dtype=object)
     i = draw(st.integers(0, values.size - 1))
-    values[i] = draw(TEXTS.filter(lambda text: text != values[i]))
-    return ds.assign_coords({name: (var.dims, values, var.attrs)})
+    values.flat[i] = draw(TEXTS.filter(lambda text: text != values.flat[i]))
+    changed = {name: (var.dims, values, var.attrs)}
+    return ds.assign_coords(changed) if name in ds.coords else ds.assign(changed)
 
 
 def change_attribute(ds: xr.Dataset, draw: Any) -> xr.Dataset:
