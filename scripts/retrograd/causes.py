@@ -23,8 +23,8 @@ from retrograd.trace import Attempt, Diagnosis, Finding, SingleSteps, vector, wa
 
 # Attempts at the end of a record that decide what stopped it, and units in the last place of t in a collapsed step.
 TAIL, ULPS = 10, 16
-# Rejected attempts that are taken again in search of the one that broke a gradient.
-LOOKED_AT = 1000
+# Rejected attempts, from either end, that are taken again in search of one that broke a gradient.
+LOOKED_AT = 200
 # Accepted steps in which an oscillation is looked for, and changes of direction that make one.
 RECENT, REVERSALS = 2000, 6
 # Spectral radius times step beyond which an explicit step is kept short by stability and not by accuracy.
@@ -363,14 +363,15 @@ class _Backward:
         term, k = int(np.argmax(~np.isfinite(ad))), data.k_dynamic[0]
         lost = np.flatnonzero(~np.isfinite(record.error))
         if method == "checkpoint" and len(lost):
-            # The last ones are what the way back meets first; one whose stages are finite lets it pass.
-            taken = _again(self.steps, record, lost[::-1][:LOOKED_AT], data.x_start[0], k)
+            # The last ones are what the way back meets first, and the first step is the boldest. One whose stages are
+            # finite lets it pass.
+            order = np.concatenate([lost[::-1][:LOOKED_AT], lost[:LOOKED_AT]])
+            taken = _again(self.steps, record, order, data.x_start[0], k)
             attempt = next((a for a in taken if not np.all(np.isfinite(a.stages))), None)
             if attempt is not None:
                 said = (
-                    f"{len(lost)} rejected attempts gave no error estimate, and the way back runs through them; the "
-                    f"first that it meets with stages that are not finite, {_when(attempt)}: "
-                    f"{told(self.diagnosis.of(k)(attempt))}"
+                    f"{len(lost)} rejected attempts gave no error estimate, and the way back runs through them; one "
+                    f"with stages that are not finite, {_when(attempt)}: {told(self.diagnosis.of(k)(attempt))}"
                 )
                 return Cause("rejected_step_overflowed", attempt.t0, term=term, text=said)
         problem = self.problem
