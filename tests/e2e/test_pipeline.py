@@ -312,7 +312,9 @@ def test_neither_chunks_nor_failing_neighbours_change_a_bit(finished_run, failin
             if "scenario" in variable.dims:
                 for scenario in phases():
                     one, other = (ds[name].sel(scenario=scenario).values for ds in (apart, together))
-                    assert one.tobytes() == other.tobytes(), (kind, name, scenario)
+                    # Texts are as wide as the longest of their file.
+                    same = one == other if one.dtype.kind == "U" else one.tobytes() == other.tobytes()
+                    assert np.all(same), (kind, name, scenario)
                     compared += 1
     for count, along in (("step_count", "step"), ("attempt_count", "attempt")):
         apart, together = (retrograd.open_results(result(r, "dynamics")) for r in (finished_run, repository))
