@@ -12,6 +12,7 @@ from retrograd.api import Model
 from retrograd.certificates import gradient_table
 from retrograd.context import field_of
 from retrograd.dynamics import Record
+from retrograd.gradient_causes import of_gradients
 from retrograd.gradients import GradientProblem, Scenarios
 from retrograd.rescue import on_rung
 from retrograd.steady import SteadyProblem
@@ -57,7 +58,7 @@ def form_gradients(
 
     def with_causes(problem: GradientProblem, data: Scenarios, done: Callable[[int], None]) -> dict[str, np.ndarray]:
         found = gradient_table(problem, data, done)
-        return found | causes.table(causes.of_gradients(problem, data, records, found))
+        return found | causes.table(of_gradients(problem, data, records, found))
 
     table = with_causes(plain, recorded.only(~rescued), done)
     for pair in np.unique(pairs[rescued], axis=0):

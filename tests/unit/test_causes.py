@@ -14,6 +14,7 @@ from problems import START, StiffGrid, gradient_problem, options, scenarios, sol
 from retrograd import causes
 from retrograd.api import Model
 from retrograd.certificates import gradient_table
+from retrograd.gradient_causes import of_gradients
 from retrograd.plugins import vector_field
 from retrograd.schema import CAUSES, STEADY_STATUS
 from retrograd.steady import SteadyProblem
@@ -160,7 +161,7 @@ def test_of_gradients():
     problem = gradient_problem(StiffGrid, StiffGrid(), settings, times, formulation="naive")
     data = scenarios(records, x, k)
     table = gradient_table(problem, data)
-    (replay, checkpoint), mild = causes.of_gradients(problem, data, records, table)
+    (replay, checkpoint), mild = of_gradients(problem, data, records, table)
     assert replay.name == "none" and [c.name for c in mild] == ["none", "none"]
     assert checkpoint.name == "rejected_step_overflowed"
     assert re.search(
@@ -170,7 +171,7 @@ def test_of_gradients():
     # The same with a derivative that is wrong, and one whose slopes differ.
     table["ad"][1, 0, 2] *= 1.5
     table["status"][1, 0], table["verdict"][1, 0, 2] = 1, 1
-    (wrong, _) = causes.of_gradients(problem, data, records, table)[1]
+    (wrong, _) = of_gradients(problem, data, records, table)[1]
     assert (wrong.name, wrong.term) == ("gradient_differs", 2)
     assert re.fullmatch(
         r"d loss / d k2@dynamic = .* by replay, .* by differences: .* apart, where .* allow .*", wrong.text
