@@ -13,20 +13,21 @@ def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenar
 
     from retrograd import context, store
     from retrograd.gradient_stage import form_gradients, gradient_problem
-    from retrograd.gradients import load_recorded, load_records
+    from retrograd.gradients import from_records, load_records
     from retrograd.schema import GRADIENTS, VERDICTS
 
     options = run.settings
     cls, model = context.load_model(plugin, class_name, model_file)
     chunk = context.load_chunk(scenarios, cls, options["start"])
-    steady = steady_file and store.read(steady_file, "steady_state")
+    steady = store.read(steady_file, "steady_state") if steady_file else None
     dynamics = store.read(dynamics_file, "dynamics")
-    recorded = load_recorded(dynamics, steady, chunk)
+    records = load_records(dynamics)
+    conserved = None if steady is None else steady["conserved_basis"].values
+    recorded = from_records(chunk, dynamics["x_start"].values, records, conserved)
     rungs = (steady["rung"].values if steady else np.zeros(len(chunk.ids), int), dynamics["rung"].values)
     problem = gradient_problem(cls, model, options)
     progress = Progress("finite differences", len(problem.labels), "derivatives")
     watch = Stopwatch()
-    records = load_records(dynamics)
     table = form_gradients(cls, model, options, problem, recorded, records, rungs, progress.advance)
     watch.lap("gradients, their check and causes of failures, compilation included")
     for m, method in enumerate(problem.methods):

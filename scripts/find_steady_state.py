@@ -25,8 +25,7 @@ def main(run, plugin, class_name, model_file, scenarios, out_file):
     for line in context.chunk_summary(found.status, STEADY_STATUS, chunk):
         log.warning(line)
     states = list(cls.states)
-    why = causes.table(causes.of_steady_states(cls, model, options, found, chunk.k_steady))
-    del why["cause_term"]
+    why = causes.table(causes.of_steady_states(cls, model, options, found, chunk.k_steady), term=False)
     dataset = store.build(
         STEADY_STATE,
         dataclasses.asdict(found) | {"rung": rung, "rung_name": [rung_names(options)[i] for i in rung]} | why,

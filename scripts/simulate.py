@@ -35,8 +35,7 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file):
     status = np.array([r.status for r in records])
     for line in context.chunk_summary(status, DYNAMICS_STATUS, chunk):
         log.warning(line)
-    why = causes.table(causes.of_dynamics(cls, model, options, records, start, chunk.k_dynamic))
-    del why["cause_term"]
+    why = causes.table(causes.of_dynamics(cls, model, options, records, start, chunk.k_dynamic), term=False)
     watch.lap("causes of failures")
     join = lambda name: np.concatenate([getattr(r, name) for r in records])
     error = join("error")

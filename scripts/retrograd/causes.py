@@ -15,7 +15,7 @@ import numpy as np
 
 from retrograd.api import Model
 from retrograd.context import field_of
-from retrograd.dynamics import DT_MIN, NONFINITE, SKIPPED, SUCCESSFUL, Record
+from retrograd.dynamics import DT_MIN, NONFINITE, SKIPPED, SUCCESSFUL, Record, longest_steps
 from retrograd.nonfinite import NonFinite
 from retrograd.schema import CAUSES, STEADY_STATUS
 from retrograd.trace import Attempt, Diagnosis, Finding, SingleSteps, vector
@@ -43,19 +43,23 @@ class Cause:
     text: str = ""
 
 
-def table(causes: Sequence[Any]) -> dict[str, Any]:
-    """Returns the variables of a diagnosis, each of the shape of the causes: a list, or a list of lists."""
+def table(causes: Sequence[Any], term: bool = True) -> dict[str, Any]:
+    """Returns the variables of a diagnosis, each of the shape of the causes: a list, or a list of lists.
+
+    - `term`: whether the stage has derivatives to name.
+    """
 
     def every(get: Callable[[Cause], Any]) -> list[Any]:
         return [[get(c) for c in row] if isinstance(row, list) else get(row) for row in causes]
 
-    return {
+    out = {
         "cause": np.array(every(lambda c: CAUSES.index(c.name)), np.int8),
         "cause_time": np.array(every(lambda c: c.time), float),
         "cause_state": np.array(every(lambda c: c.state), np.int32),
         "cause_term": np.array(every(lambda c: c.term), np.int32),
         "cause_text": np.array(every(lambda c: c.text), object),
     }
+    return {name: values for name, values in out.items() if term or name != "cause_term"}
 
 
 def place(origin: NonFinite | None) -> str:
@@ -68,9 +72,8 @@ def place(origin: NonFinite | None) -> str:
 
 def told(finding: Finding) -> str:
     """Returns a finding as one sentence."""
-    stage = "" if finding.stage is None else f"stage {finding.stage + 1}: "
     where = place(finding.origin)
-    return f"{stage}{finding.said}{': ' if where else ''}{where}"
+    return f"{finding.sentence}{': ' if where else ''}{where}"
 
 
 # What a finding of an attempt that gave no error estimate is called.
@@ -132,13 +135,13 @@ class _Forward:
         collapsed = record.status == DT_MIN or h <= ULPS * float(np.finfo(diagnosis.dtype).eps) * t
         often = not np.isfinite(record.error[-TAIL:]).any() or 2 * len(lost) > len(record.end)
         if len(lost) and (often or collapsed or record.status == NONFINITE):
-            overflow = self._without_estimate(record, diagnosis, x_start, k)
+            overflow = self._without_estimate(record, diagnosis, lost, x_start, k)
             # A step that shrinks to nothing meets no convergence either: only what overflows in it is its cause.
             if not collapsed or overflow.name != "inner_solve_failed":
                 return overflow
         if collapsed:
             cause.name = "step_size_collapsed"
-            _, jac = diagnosis.rate_and_jacobian(t, x)
+            _, _, jac = diagnosis.look(t, x)
             cause.text = (
                 f"At t = {t:.6g}, x = {vector(x)}, the step shrank to {h:.3g}, next to what t can resolve; "
                 f"the fastest rate there is {_fastest(jac):.3g}"
@@ -149,8 +152,9 @@ class _Forward:
             cause.name, cause.text = self._used_up(record, diagnosis, t, x)
         return cause
 
-    def _without_estimate(self, record: Record, diagnosis: Diagnosis, x_start: np.ndarray, k: np.ndarray) -> Cause:
-        lost = np.flatnonzero(~np.isfinite(record.error))
+    def _without_estimate(
+        self, record: Record, diagnosis: Diagnosis, lost: np.ndarray, x_start: np.ndarray, k: np.ndarray
+    ) -> Cause:
         attempt = next(taken_again(self.steps, record, lost[-1:], x_start, k))
         finding = diagnosis(attempt)
         said = (
@@ -174,14 +178,15 @@ class _Forward:
             return "steps_exhausted", f"None of {count} attempts was accepted, each with an error above the tolerance"
         h = float(np.median(length[-RECENT:]))
         reached = f"{count} attempts, {len(length)} of them accepted, reached t = {t:.6g} of {self.stop:.6g}"
-        longest = self._longest(t)
-        if longest is not None and np.median(length[-RECENT:]) > 0.9 * longest:
+        ends, limits = longest_steps(self.options)
+        longest = limits[np.searchsorted(ends, t, side="right")]
+        if h > 0.9 * longest:
             needed = f"{self.stop / longest:.3g} steps at least"
             return (
                 "steps_limited",
                 f"{reached}: steps are as long as dtmax = {longest:.3g} allows, so it takes {needed}",
             )
-        _, jac = diagnosis.rate_and_jacobian(t, x)
+        _, _, jac = diagnosis.look(t, x)
         fastest = _fastest(jac)
         rates = f"the fastest rate there is {fastest:.3g}, the steps {h:.3g} in the median"
         if self.explicit and h * fastest > STABILITY:
@@ -194,15 +199,6 @@ class _Forward:
             rejected = count - len(length)
             return "steps_exhausted_stiff", f"{reached}; {rates}, and {rejected} attempts were rejected"
         return "steps_exhausted", f"{reached}; {rates}: accuracy takes so many steps"
-
-    def _longest(self, t: float) -> float | None:
-        for segment in self.options["segments"] or ():
-            if t < segment["until"]:
-                if segment["dtmax"] is not None:
-                    return float(segment["dtmax"])
-                break
-        dtmax = self.options["controller"]["dtmax"]
-        return None if dtmax is None else float(dtmax)
 
     def _reversals(self, record: Record) -> tuple[int, int]:
         """Returns how often a state changed its direction in recent steps, and which state did so most often."""
@@ -283,10 +279,9 @@ def _overflow(diagnosis: Diagnosis, guess: np.ndarray) -> str:
     x = guess
     for iteration in range(NEWTON_ITERATES):
         where = f"Newton's iterate {iteration}" if iteration else "the guess"
-        finding = diagnosis.rates(0.0, x)
+        finding, rate, jac = diagnosis.look(0.0, x)
         if finding is not None:
             return f"At {where}, x = {vector(x)}, {told(finding)}"
-        rate, jac = diagnosis.rate_and_jacobian(0.0, x)
         step, *_ = np.linalg.lstsq(jac, rate, rcond=None)
         x = x - step
         if not np.all(np.isfinite(x)):
@@ -297,7 +292,7 @@ def _overflow(diagnosis: Diagnosis, guess: np.ndarray) -> str:
 
 
 def _flat_directions(diagnosis: Diagnosis, x: np.ndarray) -> int:
-    _, jac = diagnosis.rate_and_jacobian(0.0, x)
+    _, _, jac = diagnosis.look(0.0, x)
     # Rows first: rates of many magnitudes are no singularity.
     rows = np.max(np.abs(jac), axis=1, keepdims=True)
     values = np.linalg.svd(jac / np.where(rows > 0, rows, 1), compute_uv=False)

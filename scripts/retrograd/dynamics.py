@@ -91,6 +91,16 @@ def uses_own_step(options: Mapping[str, Any]) -> bool:
     return getattr(diffrax, options["solver"]).tableau.implicit and options["nonlinear"]["method"] == "newton"
 
 
+def longest_steps(options: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Returns the ends of the segments and the longest step in each, inf for any; the last one is for what comes after.
+
+    In segments that name none, and after the last one, the controller's own dtmax holds.
+    """
+    segments, dtmax = options["segments"] or (), options["controller"]["dtmax"]
+    own = np.inf if dtmax is None else dtmax
+    return [s["until"] for s in segments], [*(own if s.get("dtmax") is None else s["dtmax"] for s in segments), own]
+
+
 def make_controller(options: Mapping[str, Any], step_ends: np.ndarray) -> Any:
     """Returns the step-size controller of a variant; steps end at `step_ends` exactly, shape (time,)."""
     c = options["controller"]
@@ -102,13 +112,9 @@ def make_controller(options: Mapping[str, Any], step_ends: np.ndarray) -> Any:
         dcoeff=c["dcoeff"],
         dtmax=None if options["segments"] else c["dtmax"],
     )
-    segments = options["segments"]
     inner: Any = pid
-    if segments:
-        ends = [s["until"] for s in segments]
-        # After the last segment, and in those that name none, the controller's own dtmax holds.
-        own = np.inf if c["dtmax"] is None else c["dtmax"]
-        largest = [*(own if s.get("dtmax") is None else s["dtmax"] for s in segments), own]
+    ends, largest = longest_steps(options)
+    if ends:
         # The base class's abstract attributes count as fields for the type checker; here they are properties.
         inner = SegmentedController(  # pyright: ignore[reportCallIssue]
             pid, jnp.asarray(ends, step_ends.dtype), jnp.asarray(largest, step_ends.dtype)

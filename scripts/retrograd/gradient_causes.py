@@ -74,7 +74,7 @@ class _Backward:
         if method == "checkpoint" and len(lost):
             # The last ones are what the way back meets first, and the first step is the boldest. One whose stages are
             # finite lets it pass.
-            order = np.concatenate([lost[::-1][:LOOKED_AT], lost[:LOOKED_AT]])
+            order = np.concatenate([lost[-LOOKED_AT:][::-1], lost[:-LOOKED_AT][:LOOKED_AT]])
             taken = taken_again(self.steps, record, order, data.x_start[0], k)
             attempt = next((a for a in taken if not np.all(np.isfinite(a.stages))), None)
             if attempt is not None:

@@ -17,7 +17,7 @@ from retrograd.api import Model
 from retrograd.batches import batched, float_type
 from retrograd.context import Chunk
 from retrograd.differences import FURTHER, NOISE_PAIRS, WIDTHS, Samples, coarse, estimate, widths
-from retrograd.dynamics import Record, save_index
+from retrograd.dynamics import SUCCESSFUL, Record, save_index
 from retrograd.plugins import Field, member
 from retrograd.replay import Linearised, Replayer
 from retrograd.starts import InitialState
@@ -449,18 +449,21 @@ def load_records(dynamics: xr.Dataset) -> list[Record]:
     ]
 
 
-def load_recorded(dynamics: xr.Dataset, steady: xr.Dataset | None, chunk: Chunk) -> Scenarios:
-    """Returns a chunk's scenarios with their recorded steps, from `dynamics.nc` and `steady_state.nc`."""
-    offsets = ragged(dynamics, "step_count")
-    parts = [slice(a, b) for a, b in pairwise(offsets)]
-    time, x = dynamics["step_time"].values, dynamics["step_x"].values
+def from_records(
+    chunk: Chunk, x_start: np.ndarray, records: Sequence[Record], conserved: np.ndarray | None
+) -> Scenarios:
+    """Returns a chunk's scenarios with their recorded steps.
+
+    - `x_start`: shape (scenario, state).
+    - `conserved`: as `conserved_basis` in `steady_state.nc`; None with `start: initial_state`.
+    """
     return Scenarios(
         k_dynamic=chunk.k_dynamic,
         k_steady=chunk.k_steady,
         x0=chunk.x0,
-        x_start=dynamics["x_start"].values,
-        steps=[time[p] for p in parts],
-        step_x=[x[p] for p in parts],
-        ok=dynamics["status"].values == 0,
-        conserved=None if steady is None else steady["conserved_basis"].values,
+        x_start=x_start,
+        steps=[r.step_time for r in records],
+        step_x=[r.step_x for r in records],
+        ok=np.array([r.status == SUCCESSFUL for r in records]),
+        conserved=conserved,
     )

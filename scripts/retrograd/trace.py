@@ -161,6 +161,11 @@ class Finding:
     stage: int | None = None  # from 0
     origin: NonFinite | None = None
 
+    @property
+    def sentence(self) -> str:
+        """What was found, and in which stage."""
+        return self.said if self.stage is None else f"stage {self.stage + 1}: {self.said}"
+
 
 class Diagnosis:
     """Looks into attempts of one scenario that were not finite, by taking their inner iterations in single steps."""
@@ -181,15 +186,12 @@ class Diagnosis:
         other.k = jnp.asarray(k, self.dtype)
         return other
 
-    def rate_and_jacobian(self, t: Any, x: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Returns f(t, x), shape (state,), and df/dx, shape (state, state)."""
-        return self._look(t, x)[1:]
-
     def rates(self, t: Any, x: Any) -> Finding | None:
         """Returns what makes f(t, x) not finite, None where it is finite."""
-        return self._look(t, x)[0]
+        return self.look(t, x)[0]
 
-    def _look(self, t: Any, x: Any) -> tuple[Finding | None, np.ndarray, np.ndarray]:
+    def look(self, t: Any, x: Any) -> tuple[Finding | None, np.ndarray, np.ndarray]:
+        """Returns what is not finite in f(t, x) or df/dx, None if all is, and the two: (state,) and (state, state)."""
         t, x = jnp.asarray(t, self.dtype), jnp.asarray(x, self.dtype)
         rate, jac = map(np.asarray, self._both(self.model, t, x, self.k))
         finding = None
@@ -259,7 +261,7 @@ class Diagnosis:
             where = f"Newton's iterate {iteration}{' (the predictor)' * (iteration == 0)}, x = {vector(y)}"
             if not np.all(np.isfinite(y)):
                 return Finding(f"{where}: overflow, although the rates before were finite", "iterate")
-            finding, rate, jac = self._look(t, y)
+            finding, rate, jac = self.look(t, y)
             if finding:
                 finding.said = f"{where}: {finding.said}"
                 return finding
@@ -281,7 +283,7 @@ class Diagnosis:
     def _chord(self, attempt: Attempt, i: int, h: Any, t: Any) -> Finding | None:
         # diffrax's VeryChord, in the rates and with the Jacobian at the predictor of the first implicit stage.
         first_base, first_ha, first_guess = self._base(attempt, 1, h)
-        finding, _, jac = self._look(self.time(attempt, 1), first_base + first_ha * first_guess)
+        finding, _, jac = self.look(self.time(attempt, 1), first_base + first_ha * first_guess)
         if finding:
             finding.said = f"Jacobian of the step, at the predictor of stage 2: {finding.said}"
             return finding
@@ -295,7 +297,7 @@ class Diagnosis:
             where = f"chord iterate {iteration}{' (the predictor)' * (iteration == 0)}, x = {vector(y)}"
             if not np.all(np.isfinite(y)):
                 return Finding(f"{where}: overflow, although the rates before were finite", "iterate")
-            finding, there, _ = self._look(t, y)
+            finding, there, _ = self.look(t, y)
             if finding and not np.all(np.isfinite(there)):
                 finding.said = f"{where}: {finding.said}"
                 return finding

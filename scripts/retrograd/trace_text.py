@@ -105,8 +105,7 @@ class _Page:
         self.lines += _wrapped(text, indent)
 
     def finding(self, finding: Finding, indent: int) -> None:
-        stage = "" if finding.stage is None else f"stage {finding.stage + 1}: "
-        self.tell(f"{stage}{finding.said}", indent)
+        self.tell(finding.sentence, indent)
         if finding.origin is not None:
             self.say(str(finding.origin), indent=indent + 4)
 

@@ -16,8 +16,8 @@ import numpy as np
 from retrograd import peers
 from retrograd.api import Model
 from retrograd.context import Chunk, field_of
-from retrograd.dynamics import SUCCESSFUL, Integrator
-from retrograd.gradients import GradientProblem, Scenarios, largest
+from retrograd.dynamics import Integrator
+from retrograd.gradients import GradientProblem, Scenarios, from_records, largest
 from retrograd.reference import Reference
 from retrograd.starts import initial_states
 from retrograd.steady import CONVERGED, SteadyProblem
@@ -50,7 +50,9 @@ def measure(
         x, good, conserved = initial_states(cls, model, chunk.k_dynamic, chunk.x0), np.ones(total, bool), None
     else:
         found = steady.find(model, chunk.k_steady, chunk.x0)
-        x, good, conserved = found.x, found.status == CONVERGED, found.conserved_basis
+        good, conserved = found.status == CONVERGED, found.conserved_basis
+        # A start that is not finite is skipped, as in the study.
+        x = np.where(good[:, None], found.x, np.nan)
 
     @functools.cache
     def recorded(rtol: float, nonlinear: str) -> tuple[GradientProblem, Scenarios, float]:
@@ -59,9 +61,7 @@ def measure(
         field, times = field_of(cls, options), options["save_times"]
         integrator = Integrator(field, model, settings, times, len(cls.states))
         records, seconds = _timed(integrator.run, x, chunk.k_dynamic)
-        solved = np.array([r.status == SUCCESSFUL for r in records]) & good
-        steps, step_x = [r.step_time for r in records], [r.step_x for r in records]
-        data = Scenarios(chunk.k_dynamic, chunk.k_steady, chunk.x0, x, steps, step_x, solved, conserved)
+        data = from_records(chunk, x, records, conserved)
         return GradientProblem(cls, field, model, settings, times, steady), data, seconds / total
 
     problem, data, _ = recorded(tolerances[-1], "newton")
