@@ -8,13 +8,14 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenarios, out_file):
+def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenarios, out_file, seconds_file=None):
     import numpy as np
 
     from retrograd import context, store
     from retrograd.gradient_stage import form_gradients, gradient_problem
     from retrograd.gradients import from_records, load_records
-    from retrograd.schema import GRADIENTS, VERDICTS
+    from retrograd.schema import GRADIENTS, TIMINGS, VERDICTS
+    from retrograd.timing import derivatives
 
     options = run.settings
     cls, model = context.load_model(plugin, class_name, model_file)
@@ -53,6 +54,17 @@ def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenar
     if steady_file:
         run.digest("steady_state", steady_file)
     store.write(dataset, out_file, GRADIENTS, run.provenance())
+    if seconds_file is not None:
+        rows, seconds = np.flatnonzero(recorded.ok), []
+        for method in problem.methods:
+            if len(rows) and method not in problem.seconds:
+                watch = Stopwatch()
+                # The check has compiled it.
+                derivatives(method, problem, recorded.take(rows))
+                problem.seconds[method] = watch.lap(f"{method}, compiled before")
+            seconds.append(problem.seconds.get(method, 0.0))
+        times = store.build(TIMINGS, {"seconds": seconds}, {"part": problem.methods})
+        store.write(times, seconds_file, TIMINGS, run.provenance())
 
 
 if __name__ == "__main__":
@@ -66,4 +78,5 @@ if __name__ == "__main__":
             single(snakemake.input["dynamics"]),
             snakemake.params["scenarios"],
             snakemake.output["nc"],
+            snakemake.output.get("seconds"),
         )

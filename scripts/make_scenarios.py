@@ -55,6 +55,20 @@ def turnover() -> tuple[list[str], list[dict[str, str]]]:
     return comments, rows
 
 
+def atlas() -> tuple[list[str], list[dict[str, str]]]:
+    """Returns comments and rows: 5 rates of the target, 6 of the regulator, both switched."""
+    comments = [
+        "Turnover model (config/models/turnover.py): a map over both turnover rates, from mild to very stiff.",
+        "k1, k3: ln of the turnover rates of target and regulator in 1/s, shared by both phases.",
+        "k2, k4: as under `both` in turnover.tsv.",
+    ]
+    rows = []
+    for k1, k3 in product((-5, 0, 5, 10, 15), (-5, 0, 5, 10, 15, 20)):
+        row = {"scenario": f"k1={k1:+03d}_k3={k3:+03d}", "k1": str(k1), "k3": str(k3)}
+        rows.append(row | {column: str(value) for column, value in SWITCHES["both"].items()})
+    return comments, rows
+
+
 def stiff_grid() -> tuple[list[str], list[dict[str, str]]]:
     """Returns comments and rows: 5 rates of the target, 6 of the regulator, 3 levels of p2."""
     comments = [
@@ -95,12 +109,12 @@ def table(comments: list[str], rows: list[dict[str, str]]) -> str:
 
 
 def main() -> None:
-    """Writes the three files."""
-    parser = argparse.ArgumentParser(description="Write the scenario files of the three models.")
+    """Writes the files."""
+    parser = argparse.ArgumentParser(description="Write the scenario files.")
     parser.add_argument("--out", type=Path, default=SCENARIOS, help="the folder to write to")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    for make in (turnover, stiff_grid, robertson):
+    for make in (turnover, atlas, stiff_grid, robertson):
         (out / f"{make.__name__}.tsv").write_text(table(*make()), encoding="utf-8", newline="\n")
 
 

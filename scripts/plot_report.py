@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrograd.job import job, log
+from retrograd.job import job, log, single
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def main(run, folder, model_file, summary_file, out_html, out_svg, out_png):
+def main(run, folder, model_file, summary_file, scenarios, effects_file, out_html, out_svg, out_png):
     from retrograd import report
 
-    results = report.load(folder, run.settings, model_file, summary_file)
+    results = report.load(folder, run.settings, model_file, summary_file, scenarios, effects_file)
     for treated in results.variants:
         log.info("%s: %s", treated.name, report.verdict(results, treated))
     sizes = report.make(results, out_html, out_svg, out_png)
@@ -27,6 +27,8 @@ if __name__ == "__main__":
             str(Path(snakemake.input["summary"]).parent),
             snakemake.input["model"],
             snakemake.input["summary"],
+            snakemake.input["scenarios"],
+            single(snakemake.input["effects"]),
             snakemake.output["html"],
             list(snakemake.output["svg"]),
             list(snakemake.output["png"]),

@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file):
+def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file, seconds_file=None):
     import numpy as np
 
     from retrograd import causes, context, store
     from retrograd.dynamics import rows_at
     from retrograd.rescue import rung_names
-    from retrograd.schema import DYNAMICS, DYNAMICS_STATUS
-    from retrograd.solve_stage import simulate
+    from retrograd.schema import DYNAMICS, DYNAMICS_STATUS, TIMINGS
+    from retrograd.solve_stage import simulate, stiffness_ratios
     from retrograd.starts import initial_states
 
     options = run.settings
@@ -31,12 +31,13 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file):
     watch = Stopwatch()
     compiled = lambda: watch.lap("compile")
     records, rung = simulate(cls, model, options, start, chunk.k_dynamic, tell_rescue, progress.advance, compiled)
-    watch.lap("run")
+    seconds = watch.lap("run")
     status = np.array([r.status for r in records])
     for line in context.chunk_summary(status, DYNAMICS_STATUS, chunk):
         log.warning(line)
     why = causes.table(causes.of_dynamics(cls, model, options, records, start, chunk.k_dynamic), term=False)
-    watch.lap("causes of failures")
+    ratios = stiffness_ratios(cls, model, options, records, start, chunk.k_dynamic)
+    watch.lap("stiffness and causes of failures")
     join = lambda name: np.concatenate([getattr(r, name) for r in records])
     error = join("error")
     finite = np.isfinite(error)
@@ -61,6 +62,7 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file):
             "attempt_accepted": join("accepted"),
             "attempt_error": np.where(finite, error, np.nan),
             "attempt_finite": finite,
+            "stiffness_ratio": ratios,
             **why,
         },
         {"scenario": chunk.ids, "state": states},
@@ -73,6 +75,9 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file):
     if steady_file is not None:
         run.digest("steady_state", steady_file)
     store.write(dataset, out_file, DYNAMICS, run.provenance())
+    if seconds_file is not None:
+        times = store.build(TIMINGS, {"seconds": [seconds]}, {"part": ["solve"]})
+        store.write(times, seconds_file, TIMINGS, run.provenance())
 
 
 if __name__ == "__main__":
@@ -85,4 +90,5 @@ if __name__ == "__main__":
             single(snakemake.input.get("steady_state")),
             snakemake.params["scenarios"],
             snakemake.output["nc"],
+            snakemake.output.get("seconds"),
         )

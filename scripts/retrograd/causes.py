@@ -168,7 +168,8 @@ class _Forward:
         rows = np.concatenate([x_start[None], record.step_x.reshape(-1, self.n)])
         if len(rows) < 2:
             return -1
-        return int(np.argmax(np.abs(rows[-1] - rows[-2]) / (1 + np.abs(rows[-1]))))
+        with np.errstate(all="ignore"):
+            return int(np.argmax(np.abs(rows[-1] - rows[-2]) / (1 + np.abs(rows[-1]))))
 
     def _used_up(self, record: Record, diagnosis: Diagnosis, t: float, x: np.ndarray) -> tuple[str, str]:
         """Returns which way the budget of attempts went, and a sentence with the numbers that say so."""

@@ -37,8 +37,9 @@ REFINED = 2.0
 BESIDE = 0.05
 
 
-# A method's derivatives and its own error in them, (scenario, wrt), and its gradient to the weights.
-Derived = tuple[np.ndarray, np.ndarray, np.ndarray]
+# A method's derivatives and its own error in them, (scenario, wrt), its gradient to the weights, and to what model time
+# its own adaptive solve got, (scenario,).
+Derived = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 # -- what each method can be wrong by itself ---------------------------------------------------------------
@@ -53,16 +54,18 @@ def derive(
     ode_error: np.ndarray,
     kink: np.ndarray,
 ) -> dict[str, Derived]:
-    """Returns what each of the methods forms: derivatives, their own error, (scenario, wrt), and weights' gradient.
+    """Returns what each of the methods forms: see `Derived`.
 
     - `replayed`, `stages`: as `problem.replay` returned them.
     - `scale`: as `problem.scales` returned it.
     - `ode_error`: as `discretisation` returned it.
     - `kink`: as `problem.differences` returned it.
 
-    The gradient to the weights, (scenario, weight), is NaN where the method forms derivatives in directions only.
+    The gradient to the weights, (scenario, weight), is NaN where the method forms derivatives in directions only, and
+    the time where it makes no solve of its own that is known.
     """
     none = np.full((len(data.ok), problem.weights), np.nan)
+    no_solve = np.full(len(data.ok), np.nan)
     by_replay = problem.columns_of(replayed)
 
     @functools.cache
@@ -71,21 +74,22 @@ def derive(
         return rounding(by_replay, again, scale, kink, problem.dtype)
 
     def replay() -> Derived:
-        return by_replay, discrete(), replayed["network"]
+        return by_replay, discrete(), replayed["network"], no_solve
 
     def forward() -> Derived:
         ad, again = (problem.tangents(data, stages, replayed["rows"], jitter) for jitter in (0, 1))
-        return ad, rounding(ad, again, scale, kink, problem.dtype), none
+        return ad, rounding(ad, again, scale, kink, problem.dtype), none, no_solve
 
     def checkpoint() -> Derived:
         gradient, steps, states = peers.checkpoint(problem, data)
         error = discrete() + own_solve(problem, data, by_replay, steps, states, scale)
-        return problem.columns_of(gradient), error, gradient["network"]
+        reached = np.array([ends[-1] if len(ends) else 0.0 for ends in steps])
+        return problem.columns_of(gradient), error, gradient["network"], reached
 
     def backsolve() -> Derived:
         ad, error = peers.backsolve(problem, data)
         # It is the derivative of the ODE that it approximates, not that of the numerical solution.
-        return ad, error + ode_error, none
+        return ad, error + ode_error, none, no_solve
 
     methods = {"replay": replay, "forward": forward, "checkpoint": checkpoint, "backsolve": backsolve}
     return {name: methods[name]() for name in problem.methods}
@@ -254,6 +258,7 @@ def gradient_table(
         "replay_deviation": nan(),
         "ad": nan(methods, wrt),
         "ad_error": nan(methods, wrt),
+        "solve_end": nan(methods),
         "ode_error": nan(wrt),
         "scale": nan(wrt),
         "fd": nan(wrt),
@@ -289,12 +294,12 @@ def gradient_table(
     for name, value in differences.items():
         table[name][rows] = value
     derived = derive(problem, part, replayed, stages, scale, errors["ode_error"], kink)
-    for m, (ad, error, network) in enumerate(derived.values()):
+    for m, (ad, error, network, reached) in enumerate(derived.values()):
         found, reason = verdicts(ad, error, differences["fd"], differences["fd_error"], kink, scale, problem.dtype)
         table["ad"][rows, m], table["ad_error"][rows, m] = ad, error
         table["verdict"][rows, m], table["reason"][rows, m] = found, reason
         table["status"][rows, m] = worst(found)
-        table["gradient_network"][rows, m] = network
+        table["gradient_network"][rows, m], table["solve_end"][rows, m] = network, reached
     independent = independent_derivatives(problem, part, problem.columns_of(replayed), errors["ode_error"], scale)
     for name, value in independent.items():
         table[name][rows] = value

@@ -175,7 +175,7 @@ def _columns(total: int, most: int = 3) -> tuple[int, int]:
 
 def shown_variants(results: Results, most: int = MOST_PANELS) -> list[Treated]:
     """Returns the variants that get a panel: all, or the best, its contrast and the first others."""
-    variants = list(results.variants)
+    variants = results.shown
     if len(variants) <= most:
         return variants
     first = [v for v in (results.best, results.contrast) if v is not None]
@@ -250,7 +250,7 @@ def relative(values: np.ndarray, treated: Treated) -> np.ndarray:
 
 def outcomes(results: Results, figure: Figure) -> None:
     """Draws, for each variant, how many scenarios ended how."""
-    variants = results.variants[:MOST_VARIANTS]
+    variants = results.shown
     total = len(results.scenarios)
     axes = figure.subplots()
     present = [c for c in range(len(OUTCOMES)) if (results.outcome == c).any()]
@@ -306,7 +306,7 @@ def outcomes(results: Results, figure: Figure) -> None:
 
 def attempts(results: Results, figure: Figure) -> None:
     """Draws the attempts, accepted and rejected, of every scenario: one row a variant, sorted within it."""
-    variants = results.variants[:MOST_VARIANTS]
+    variants = results.shown
     axes = figure.subplots()
     drawn: list[float] = []
     for row, treated in enumerate(variants):
@@ -583,7 +583,7 @@ def _errors(treated: Treated) -> tuple[np.ndarray, np.ndarray]:
 
 def shown_pairs(results: Results) -> list[Treated]:
     """Returns the variants that have both replay and forward, for the dot-product test."""
-    return [v for v in results.variants if {"replay", "forward"} <= set(v.methods)][:MOST_VARIANTS]
+    return [v for v in results.shown if {"replay", "forward"} <= set(v.methods)]
 
 
 def dot_product(results: Results, figure: Figure) -> None:
@@ -729,7 +729,7 @@ class Drawing:
 
 
 def _rows_high(base: float, each: float) -> Callable[[Results], tuple[float, float]]:
-    return lambda r: (8.0, min(5.0, base + each * min(len(r.variants), MOST_VARIANTS)))
+    return lambda r: (8.0, base + min(each * len(r.shown), max(5.0 - base, 0.22 * len(r.shown))))
 
 
 FIGURES = {
@@ -745,9 +745,8 @@ FIGURES = {
 }
 
 
-def render(results: Results, name: str, formats: Sequence[str] = ("svg", "png")) -> dict[str, bytes]:
+def render(drawing: Drawing, results: Results, formats: Sequence[str] = ("svg", "png")) -> dict[str, bytes]:
     """Returns a figure as SVG, as PNG at 150 dpi or both, by format; the same results give the same bytes."""
-    drawing = FIGURES[name]
     return _files(lambda figure: drawing.draw(results, figure), drawing.size(results), formats)
 
 

@@ -31,7 +31,10 @@ def of_gradients(
         status = VERDICTS[table["status"][i, m]]
         if status == "nonfinite":
             backward = backward or _Backward(problem)
-            out[i][m] = backward(problem.methods[m], data.take(np.array([i])), records[i], table["ad"][i, m])
+            one = data.take(np.array([i]))
+            out[i][m] = backward(
+                problem.methods[m], one, records[i], table["ad"][i, m], float(table["solve_end"][i, m])
+            )
         elif status in ("refuted", "inconclusive"):
             out[i][m] = _judged(problem, status, {name: table[name][i] for name in _JUDGED}, m)
     return out
@@ -67,8 +70,11 @@ class _Backward:
         self.steps = SingleSteps(problem.field, problem.model, settings, problem.n)
         self.diagnosis = Diagnosis(problem.field, problem.model, settings, np.zeros(len(problem.cls.parameters)))
 
-    def __call__(self, method: str, data: Scenarios, record: Record, ad: np.ndarray) -> Cause:
-        """Returns why a derivative of the one scenario in `data` is not finite."""
+    def __call__(self, method: str, data: Scenarios, record: Record, ad: np.ndarray, reached: float) -> Cause:
+        """Returns why a derivative of the one scenario in `data` is not finite.
+
+        - `reached`: model time that the method's own solve got to, NaN where it makes none.
+        """
         term, k = int(np.argmax(~np.isfinite(ad))), data.k_dynamic[0]
         lost = np.flatnonzero(~np.isfinite(record.error))
         if method == "checkpoint" and len(lost):
@@ -84,6 +90,13 @@ class _Backward:
                 )
                 return Cause("rejected_step_overflowed", attempt.t0, term=term, text=said)
         problem = self.problem
+        if reached < problem.times[-1]:
+            said = (
+                f"{method} solves anew, and its own solve ended at t = {reached:.6g} of {problem.times[-1]:.6g}: "
+                f"{problem.options['max_steps']} attempts were used up, where the recorded solve took "
+                f"{len(record.end)}; what rounding decides came out otherwise"
+            )
+            return Cause("gradient_unfinished", reached, term=term, text=said)
         replayed, stages = problem.replay(data)
         steps = np.asarray(data.steps[0], problem.dtype)
         injected = problem.injected(steps, replayed["loss_slope"][0])

@@ -15,7 +15,7 @@ from typing import Any
 
 import retrograd
 from retrograd.errors import RetrogradError
-from retrograd.provenance import environment, file_digest
+from retrograd.provenance import environment, file_digest, processor, text_digest
 from retrograd.store import Provenance
 
 log = logging.getLogger("retrograd")
@@ -59,6 +59,7 @@ def job(snakemake: Any) -> Iterator[Job]:
     log.info("%s %s: start", snakemake.rule, wildcards)
     try:
         _one_place_for_packages()
+        _keep_compiled()
         prepare_jax(precision or "float64", snakemake.threads)
         log.debug("package retrograd from %s", retrograd.__file__)
         yield Job(snakemake.rule, settings, snakemake.params.code, precision, snakemake.threads)
@@ -98,6 +99,17 @@ def _one_place_for_packages() -> None:
                 f"package {name} was found at {origin}, wanted below {prefix}: the environment of this rule "
                 "lacks it. Install envs/requirements.txt there (`make`), or run snakemake from its .venv."
             )
+
+
+def _keep_compiled() -> None:
+    """Lets jobs that compile the same program share what comes out, below `.snakemake`, one folder a processor.
+
+    Measured on a study of variants that differ in controller and inner iteration: half the time of a job. An entry
+    holds machine code and its checksum; one that cannot be read is compiled anew.
+    """
+    folder = Path(".snakemake", "retrograd", "compiled", text_digest(processor())[:16])
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder.absolute()))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def prepare_jax(precision: str, threads: int = 1) -> None:
@@ -153,10 +165,11 @@ class Stopwatch:
     def __init__(self) -> None:
         self.started = time.perf_counter()
 
-    def lap(self, what: str) -> None:
+    def lap(self, what: str) -> float:
         now = time.perf_counter()
-        log.info("%s: %.2f s", what, now - self.started)
-        self.started = now
+        taken, self.started = now - self.started, now
+        log.info("%s: %.2f s", what, taken)
+        return taken
 
 
 def tell_rescue(rung: str, tried: int, rescued: int) -> None:

@@ -5,6 +5,9 @@ They are held against the same check as our own, each with the error that it bri
 
 from __future__ import annotations
 
+import functools
+import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import diffrax
@@ -13,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from retrograd.batches import batched
+from retrograd.batches import LANES, batched
 from retrograd.differences import Samples, estimate, widths
 from retrograd.dynamics import FIRST_STEP, Integrator, make_controller, make_solver, rows_at
 from retrograd.gradients import GradientProblem, Scenarios
@@ -23,6 +26,8 @@ from retrograd.weights import flatten, unflatten
 # Attempts of the adjoint's integration between two save times. What decays fast forwards explodes backwards, and would
 # use up any budget: stiff scenarios take minutes each without this.
 BACKWARD_STEPS = 1000
+# Compiled functions that are kept for another call: with two tolerances, those of one problem.
+KEPT = 2
 
 
 def _solve(problem: GradientProblem, term: Any, x: jax.Array, args: Any, saveat: Any, adjoint: Any, rtol: float) -> Any:
@@ -56,6 +61,19 @@ def checkpoint(
     and a finite derivative of those that are there. The other values are the ends of the steps that it took, and the
     states there, (step,) and (step, state).
     """
+    order, back = _by_length(data)
+    through = _through_the_solve(problem)
+    begun = time.perf_counter()
+    gx, gk, gw, ends = batched(through, problem.model, data.x_start[order], data.k_dynamic[order])
+    problem.seconds["checkpoint"] = time.perf_counter() - begun
+    dynamic, steady, network = problem.from_start(data, gx[back], gk[back], gw[back])
+    taken = [rows[np.isfinite(rows[:, 0])] for rows in ends[back]]
+    gradient = {"dynamic": dynamic, "steady": steady, "network": network}
+    return gradient, [rows[:, 0] for rows in taken], [rows[:, 1:] for rows in taken]
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _through_the_solve(problem: GradientProblem) -> Callable[..., Any]:
     term = diffrax.ODETerm(lambda t, x, args: problem.field(args[0], jnp.asarray(t), x, args[1]))
     times = jnp.asarray(problem.times)
     call = member(problem.cls, "loss", ())
@@ -77,13 +95,10 @@ def checkpoint(
         only = lambda g: jnp.where(finished, g, jnp.nan)
         return only(gx), only(gk), only(flatten(gw).astype(k.dtype)), ends
 
+    # Compiled ahead: the run is so long that nobody wants a second one to tell its time from the compiler's.
     gradient = eqx.filter_jit(jax.vmap(one, in_axes=(None, 0, 0)))
-    order, back = _by_length(data)
-    gx, gk, gw, ends = batched(gradient, problem.model, data.x_start[order], data.k_dynamic[order])
-    dynamic, steady, network = problem.from_start(data, gx[back], gk[back], gw[back])
-    taken = [rows[np.isfinite(rows[:, 0])] for rows in ends[back]]
-    gradient = {"dynamic": dynamic, "steady": steady, "network": network}
-    return gradient, [rows[:, 0] for rows in taken], [rows[:, 1:] for rows in taken]
+    rows = lambda n: jnp.zeros((LANES, n), problem.dtype)
+    return gradient.lower(problem.model, rows(problem.n), rows(len(problem.cls.parameters))).compile()
 
 
 def _by_length(data: Scenarios) -> tuple[np.ndarray, np.ndarray]:
@@ -108,6 +123,18 @@ def backsolve_at(problem: GradientProblem, data: Scenarios, rtol: float) -> np.n
     The adjoint equations are integrated backwards together with the states (Chen et al. 2018, arXiv:1806.07366). By the
     weights only the checked directions are taken, or the system would be as large as the network.
     """
+    order, back = _by_length(data)
+    through = _backwards(problem, rtol)
+    ga, gx, gk = (g[back] for g in batched(through, None, data.x_start[order], data.k_dynamic[order]))
+    start = problem.from_start(data, gx, gk, np.zeros((len(gx), problem.weights)))
+    out = problem.columns_of(dict(zip(("dynamic", "steady", "network"), start, strict=True)))
+    for j, (kind, i) in enumerate(problem.columns):
+        out[:, j] += ga[:, i] if kind == "network" else 0
+    return out
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _backwards(problem: GradientProblem, rtol: float) -> Callable[..., Any]:
     directions = jnp.asarray(problem.directions, problem.dtype)
     weights = flatten(problem.model).astype(problem.dtype)
     moved = lambda a: unflatten(problem.model, weights + a @ directions)
@@ -127,14 +154,7 @@ def backsolve_at(problem: GradientProblem, data: Scenarios, rtol: float) -> np.n
         gradient, finished = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(zero, x, k)
         return jax.tree_util.tree_map(lambda g: jnp.where(finished, g, jnp.nan), gradient)
 
-    order, back = _by_length(data)
-    compiled = eqx.filter_jit(jax.vmap(one, in_axes=(None, 0, 0)))
-    ga, gx, gk = (g[back] for g in batched(compiled, None, data.x_start[order], data.k_dynamic[order]))
-    start = problem.from_start(data, gx, gk, np.zeros((len(gx), problem.weights)))
-    out = problem.columns_of(dict(zip(("dynamic", "steady", "network"), start, strict=True)))
-    for j, (kind, i) in enumerate(problem.columns):
-        out[:, j] += ga[:, i] if kind == "network" else 0
-    return out
+    return eqx.filter_jit(jax.vmap(one, in_axes=(None, 0, 0)))
 
 
 def free_differences(problem: GradientProblem, data: Scenarios) -> tuple[np.ndarray, np.ndarray]:
@@ -143,10 +163,7 @@ def free_differences(problem: GradientProblem, data: Scenarios) -> tuple[np.ndar
     What most scripts do. The choice of steps is noise in these values, which the bound contains; how much wider it is
     than that on frozen steps is what freezing them is worth.
     """
-    total, names = len(data.k_dynamic), len(problem.cls.parameters)
-    cut = lambda kw: (kw[:names], kw[names:])
-    field = lambda model, t, x, kw: problem.field(unflatten(model, cut(kw)[1]), t, x, cut(kw)[0])
-    integrator = Integrator(field, problem.model, problem.options, list(problem.times), problem.n)
+    total, integrator = len(data.k_dynamic), _with_weights(problem)
     flat = np.asarray(flatten(problem.model), np.float64)
     sweep = widths(problem.scales(data), problem.dtype)
 
@@ -167,3 +184,12 @@ def free_differences(problem: GradientProblem, data: Scenarios) -> tuple[np.ndar
         found = estimate(Samples(sweep[:, j], values[0], values[1], center, float(np.finfo(problem.dtype).eps)))
         value[:, j], error[:, j] = found.value, found.error
     return value, error
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _with_weights(problem: GradientProblem) -> Integrator:
+    # The weights are parameters of its scenarios, so that one compilation serves all perturbations.
+    names = len(problem.cls.parameters)
+    cut = lambda kw: (kw[:names], kw[names:])
+    field = lambda model, t, x, kw: problem.field(unflatten(model, cut(kw)[1]), t, x, cut(kw)[0])
+    return Integrator(field, problem.model, problem.options, list(problem.times), problem.n)

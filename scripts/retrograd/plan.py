@@ -26,6 +26,7 @@ SCRIPTS = {
     "gradients": "check_gradients.py",
     "gather": "gather.py",
     "summary": "summarize.py",
+    "effects": "weigh_remedies.py",
     "report": "plot_report.py",
     "strict": "require_verified.py",
     "debug": "debug_scenario.py",
@@ -185,14 +186,39 @@ class Plan:
         ids, values = [table.ids[r] for r in rows], [table.rows[r] for r in rows]
         return canonical({"ids": ids, "columns": table.columns, "rows": values})
 
-    def report_settings(self) -> str:
-        """Returns the settings of the report as canonical JSON: the study, its variants resolved."""
-        resolved = {v: {stage: stage_options(self.study, v, stage) for stage in self.stages} for v in self.variants}
+    def timings(self) -> list[str]:
+        """Returns the files with the times of all jobs, of a study with factors."""
+        timed = [(w.stage, name) for name, w in self.works.items() if w.stage != "steady_state"]
+        return [f"{self.results}/timings/{stage}/{name}/{i}.nc" for stage, name in timed for i in range(self.n_chunks)]
+
+    def effects_settings(self) -> str:
+        """Returns the settings of the weighing of remedies as canonical JSON."""
+        design = self.study.design()
         return canonical(
             {
-                "study": self.study.model_dump(mode="json", by_alias=True, exclude={"benchmark"}),
-                "resolved": resolved,
+                "study": self.study.study,
+                "variants": self._resolved(),
+                "gradient_of": {v: self.study.gradient_of(v) for v in self.variants},
+                # In order: the first level is what the others are compared with.
+                "factors": [[factor, list(levels)] for factor, levels in design.items()],
+                "cells": {name: dict(levels) for name, levels in self.study.cells.items()},
+                "works": {v: {stage: self.work(v, stage) for stage in self.stages} for v in self.variants},
+                "chunks": [list(bounds) for bounds in self._chunks],
+            }
+        )
+
+    def _resolved(self) -> dict[str, dict[str, Any]]:
+        return {v: {stage: stage_options(self.study, v, stage) for stage in self.stages} for v in self.variants}
+
+    def report_settings(self) -> str:
+        """Returns the settings of the report as canonical JSON: the study, its variants resolved."""
+        return canonical(
+            {
+                "study": {key: value for key, value in self.study.as_given().items() if key != "benchmark"},
+                "resolved": self._resolved(),
                 "gradient_of": {v: self.study.gradient_of(v) for v in self.variants},
                 "stages": self.stages,
+                # To be pasted into another study's config.
+                "variants": {v: self.study.variant(v).model_dump(mode="json") for v in self.variants},
             }
         )

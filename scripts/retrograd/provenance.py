@@ -99,6 +99,18 @@ def cpu_features() -> list[str]:
     return [f for f in _CPU_FEATURES if f in words]
 
 
+def processor() -> str:
+    """Returns what machine code may depend on, in the words of the system."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    # Of the first of them: x86-64 has `flags`, aarch64 `Features` and `CPU part`.
+    keys = ("model name", "flags", "features", "cpu part", "cpu implementer")
+    lines = [line for line in text.split("\n\n")[0].splitlines() if line.partition(":")[0].strip().lower() in keys]
+    return "\n".join([platform.machine(), platform.processor(), *lines])
+
+
 def environment(precision: str | None = None, threads: int = 1) -> dict[str, Any]:
     """Returns what beside code, config and inputs can move a result: versions, processor, device, flags."""
     from importlib.metadata import PackageNotFoundError, version

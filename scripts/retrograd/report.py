@@ -16,9 +16,11 @@ import xarray as xr
 import yaml
 from markupsafe import Markup
 
-from retrograd import __version__, figures, store
+from retrograd import __version__, atlas_figures, figures, remedies, store
+from retrograd.scenarios import Table, read_scenarios
 from retrograd.schema import CAUSES, OUTCOMES, REASONS, STEADY_METHOD, STEADY_STATUS, VERDICTS
 
+FIGURES = {**figures.FIGURES, **atlas_figures.FIGURES}
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 # Rows of the scenario table, and of the table of derivatives: a page is read, the rest is in summary.nc.
@@ -102,12 +104,18 @@ class Treated:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """A study's results: its settings as the plan resolved them, the summary, the files of each variant."""
+    """A study's results: its settings as the plan resolved them, the summary, the files of each variant.
+
+    - `table`: the scenarios' parameters, None where they were not given.
+    - `effects`: what the remedies of a study with factors are worth, None of others.
+    """
 
     settings: Mapping[str, Any]
     summary: xr.Dataset
     model: xr.Dataset
     variants: tuple[Treated, ...]
+    table: Table | None = None
+    effects: xr.Dataset | None = None
 
     @cached_property
     def study(self) -> str:
@@ -129,7 +137,36 @@ class Results:
 
     def index(self, treated: Treated) -> int:
         """Returns a variant's row in the summary."""
-        return self.variants.index(treated)
+        return self._rows[treated.name]
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {v.name: i for i, v in enumerate(self.variants)}
+
+    @cached_property
+    def seconds(self) -> np.ndarray | None:
+        """Time of solve and gradient of one scenario [s], shape (variant,); None where it was not measured."""
+        return None if self.effects is None else self.effects["seconds"].values
+
+    def is_cell(self, treated: Treated) -> bool:
+        """Returns whether factors made a variant."""
+        return self.effects is not None and bool((self.effects["level"].values[self.index(treated)] >= 0).all())
+
+    @cached_property
+    def shown(self) -> list[Treated]:
+        """The variants that have a row where there is no room for all, in order.
+
+        All that the study lists, the best and its contrast, and of those that factors made as many as fit,
+        spread evenly from the fewest verified scenarios to the most.
+        """
+        if len(self.variants) <= figures.MOST_VARIANTS:
+            return list(self.variants)
+        first = [v for v in self.variants if not self.is_cell(v)][: figures.MOST_VARIANTS - 2]
+        first += [v for v in (self.best, self.contrast) if v is not None and v not in first]
+        rest = np.array([i for i, v in enumerate(self.variants) if v not in first])
+        ranked = rest[np.argsort([self.verified(self.variants[i]) for i in rest], kind="stable")]
+        chosen = {self.variants[i].name for i in figures.spread(ranked, figures.MOST_VARIANTS - len(first))}
+        return [v for v in self.variants if v in first or v.name in chosen]
 
     def verified(self, treated: Treated) -> int:
         """Returns how many scenarios of a variant have a verified gradient."""
@@ -159,12 +196,20 @@ def _accuracy(treated: Treated) -> tuple[Any, ...]:
     return dynamics.get("precision"), controller.get("rtol"), controller.get("atol")
 
 
-def load(folder: str | os.PathLike[str], settings: Mapping[str, Any], model: str, summary: str) -> Results:
+def load(
+    folder: str | os.PathLike[str],
+    settings: Mapping[str, Any],
+    model: str,
+    summary: str,
+    scenarios: str | None = None,
+    effects: str | None = None,
+) -> Results:
     """Returns a study's results.
 
     - `folder`: where the variants' folders stand.
     - `settings`: what `Plan.report_settings` gives.
-    - `model`, `summary`: paths of `model.nc` and `summary.nc`.
+    - `model`, `summary`, `scenarios`, `effects`: paths of `model.nc`, `summary.nc`, the scenario table and, of a study
+      with factors, `effects.nc`.
     """
     variants = []
     for name, resolved in settings["resolved"].items():
@@ -183,7 +228,14 @@ def load(folder: str | os.PathLike[str], settings: Mapping[str, Any], model: str
     # Canonical JSON has sorted the variants: the summary has them in the study's order.
     order = store.labels(table, "variant")
     variants.sort(key=lambda v: order.index(v.name))
-    return Results(settings, table, store.read(model, "model"), tuple(variants))
+    return Results(
+        settings,
+        table,
+        store.read(model, "model"),
+        tuple(variants),
+        read_scenarios(scenarios) if scenarios else None,
+        store.read(effects, "effects") if effects else None,
+    )
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -288,7 +340,13 @@ CAUSE_WORDS = {
     "rejected_step_overflowed": (
         "the gradient ran backwards through a rejected step that had overflowed",
         "Use gradient: replay, which differentiates the accepted steps only, or put a guard on the states, which keeps "
-        "rejected steps finite. Neither float64 nor a stable formulation cures it.",
+        "rejected steps finite; where it happened at time 0, a smaller first step (controller.dt0) may do. Neither "
+        "float64 nor a stable formulation cures it.",
+    ),
+    "gradient_unfinished": (
+        "the gradient's own solve did not reach the end, where the recorded one did",
+        "Use gradient: replay, which differentiates the recorded steps, or nonlinear.method: newton, under which "
+        "rounding decides less; raise max_steps last.",
     ),
     "nonfinite_gradient": (
         "the gradient was not finite although the simulation was",
@@ -440,10 +498,10 @@ def _settings_in_order(keys: Iterable[str]) -> list[str]:
 
 def describe(results: Results) -> list[dict[str, Any]]:
     """Returns each variant in words: one in full, first, and of the others what differs from it."""
-    base = next((v for v in results.variants if v.name == "recommended"), results.best)
+    base = next((v for v in results.shown if v.name == "recommended"), results.best)
     wanted = _flat(base)
     out = []
-    for treated in sorted(results.variants, key=lambda v: v is not base):
+    for treated in sorted(results.shown, key=lambda v: v is not base):
         own = _flat(treated)
         if treated is base:
             told = [
@@ -670,7 +728,10 @@ def failure_table(results: Results) -> list[dict[str, Any]]:
                         "cure": _cure(results, treated, hit),
                     }
                 )
-        out.append({"code": name, "words": words, "advice": advice, "rows": rows, "said": said[:MOST_SAID]})
+        # Of many variants those that it hit most.
+        keep = sorted(range(len(rows)), key=lambda r: -rows[r]["count"])[: figures.MOST_VARIANTS]
+        told = {"code": name, "words": words, "advice": advice, "said": [said[r] for r in keep[:MOST_SAID]]}
+        out.append(told | {"rows": [rows[r] for r in sorted(keep)], "left_out": len(rows) - len(keep)})
     return out
 
 
@@ -720,7 +781,7 @@ def scenario_table(results: Results) -> tuple[list[dict[str, Any]], int]:
     rows = []
     for s in keep:
         cells = []
-        for v in range(len(results.variants)):
+        for v in map(results.index, results.shown):
             name = OUTCOMES[results.outcome[v, s]]
             why = CAUSE_WORDS[CAUSES[cause[v, s]]][0] if name != "verified" else ""
             cells.append(
@@ -796,10 +857,9 @@ def study_yaml(results: Results) -> str:
 def figure_labels(results: Results) -> dict[str, str]:
     """Returns what each figure shows, in a sentence for those who cannot see it."""
     best, names = results.best, results.scenarios
-    counted = "; ".join(
-        f"{v.name}: {verdict(results, v).rstrip('.')}" for v in results.variants[: figures.MOST_VARIANTS]
-    )
-    medians = "; ".join(f"{r['name']} {number(r['median'])}" for r in verdict_table(results)[: figures.MOST_VARIANTS])
+    shown = [v.name for v in results.shown]
+    counted = "; ".join(f"{v.name}: {verdict(results, v).rstrip('.')}" for v in results.shown)
+    medians = "; ".join(f"{r['name']} {number(r['median'])}" for r in verdict_table(results) if r["name"] in shown)
     drawn = ", ".join(names[s] for s in figures.shown_trajectories(results)) or "none"
     pair = " and ".join(v.name for v in (results.contrast, results.best) if v is not None)
     stepped = ", ".join(names[s] for _, s in figures.shown_steps(results)) or "none"
@@ -822,11 +882,12 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
 
     - `svgs`: figures by name; those that are missing are left out.
     """
-    labels = figure_labels(results)
+    labels = figure_labels(results) | atlas_figures.labels(results)
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["number"] = number
+    environment.filters["points"] = lambda value: f"+{value}" if value > 0 else str(value).replace("-", "−")
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     derivatives, derivatives_left_out = derivative_table(results)
     scenarios, scenarios_left_out = scenario_table(results)
@@ -838,10 +899,17 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
         best=best,
         contrast=results.contrast,
         # Our own serialisation of a parsed SVG: every text in it is escaped.
-        svg={n: Markup(figures.inline(svgs[n], n, labels[n])) for n in figures.FIGURES if n in svgs},
+        svg={n: Markup(figures.inline(svgs[n], n, labels[n])) if n in svgs else "" for n in FIGURES},
         outcomes=[(n, figures.OUTCOME_STYLE[n][0], OUTCOME_MEANING[n]) for n in OUTCOMES],
         verdicts=VERDICTS,
         rows=verdict_table(results),
+        shown=[v.name for v in results.shown],
+        main_effects=remedies.effect_rows(results, "main"),
+        interactions=remedies.effect_rows(results, "interaction"),
+        beside=remedies.effect_rows(results, "beside"),
+        cures=remedies.cure_rows(results),
+        uncured=remedies.without_cure(results),
+        advice=remedies.advice(results),
         rescued=any(_rescued(results, i) for i in range(len(results.variants))),
         described=describe(results),
         methods=method_table(results),
@@ -865,10 +933,16 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
         shown_variants=figures.shown_variants(results),
         shown_wrt=len(figures.shown_wrt(best)),
         sweeps=len(figures.shown_sweeps(results)[0]),
+        mapped=atlas_figures.mapped_columns(results),
+        maps=len(atlas_figures.shown_maps(results)),
+        maps_of=len(atlas_figures.mapped_scenarios(results)),
+        stiffness_of=len(atlas_figures.plotted_scenarios(results)),
+        cause_sets=len(atlas_figures.met_causes(results)),
+        most_sets=atlas_figures.MOST_SETS,
+        evaluated=atlas_figures.shown_evaluation(results),
         reference=best.methods[figures.reference_method(best)],
         sensitivity=_median(figures.relative(best.bound, best)[:, best.methods.index(best.method)]),
         most_states=figures.MOST_STATES,
-        most_variants=figures.MOST_VARIANTS,
         provenance=provenance(results),
         config=study_yaml(results),
         plugin=shown_path(results.settings["study"]["model"].get("plugin")),
@@ -900,7 +974,7 @@ def make(results: Results, html: str, svg: Sequence[str], png: Sequence[str]) ->
     wanted = {"svg": list(svg), "png": list(png)}
     for name in dict.fromkeys(Path(p).stem for p in (*svg, *png)):
         paths = {form: [p for p in found if Path(p).stem == name] for form, found in wanted.items()}
-        for form, content in figures.render(results, name, [form for form in paths if paths[form]]).items():
+        for form, content in figures.render(FIGURES[name], results, [form for form in paths if paths[form]]).items():
             for path in paths[form]:
                 write(path, content)
                 sizes[Path(path).name] = len(content)

@@ -58,6 +58,7 @@ CAUSES = (
     "steps_exhausted_oscillating",
     "steps_exhausted",
     "rejected_step_overflowed",
+    "gradient_unfinished",
     "nonfinite_gradient",
     "gradient_differs",
     "kink",
@@ -195,6 +196,11 @@ DYNAMICS = Schema(
             comment="accepted below 1; NaN where it was not finite",
         ),
         "attempt_finite": Variable(("attempt",), "1 where the error norm was finite, else 0", dtype="int8"),
+        "stiffness_ratio": Variable(
+            S,
+            "largest over smallest |Re| of the eigenvalues of the Jacobian, the largest such ratio met on the way",
+            comment="a rate below one over the last save time counts as that",
+        ),
         **_cause(S, term=False),
     },
     labels={"scenario": "name of the scenario", "state": "name of the state"},
@@ -220,6 +226,11 @@ GRADIENTS = Schema(
         "ad_error": Variable(
             ("scenario", "method", "wrt"),
             "error that the method itself can bring in: rounding and inexact inner solves",
+        ),
+        "solve_end": Variable(
+            ("scenario", "method"),
+            "model time that the method's own adaptive solve reached, NaN where it makes none",
+            units="{time}",
         ),
         "ode_error": Variable(
             ("scenario", "wrt"),
@@ -324,4 +335,52 @@ WORK_PRECISION = Schema(
     },
 )
 
-SCHEMAS = {s.name: s for s in (MODEL, STEADY_STATE, DYNAMICS, GRADIENTS, SUMMARY, WORK_PRECISION)}
+TIMINGS = Schema(
+    name="timings",
+    title="Time that a job's numerics took",
+    summary="Time of the solve, or of each gradient method, for all scenarios of a job, compilation left out",
+    rule="dynamics_chunk and gradients_chunk",
+    variables={"seconds": Variable(("part",), "time for all scenarios of the job", units="s")},
+    labels={"part": "what was timed: solve, or a gradient method"},
+)
+
+V = ("variant",)
+EFFECTS = Schema(
+    name="effects",
+    title="What each remedy is worth",
+    summary="Effects of a factorial study's levels on verified gradients, attempts and time, with bootstrap intervals",
+    rule="effects",
+    variables={
+        "level": Variable(("variant", "factor"), "index of the factor's level, -1 outside the design", dtype="int32"),
+        "level_name": Variable(("variant", "factor"), "name of that level, empty outside the design", dtype="str"),
+        "verified": Variable(V, "share of the scenarios with a verified gradient"),
+        "attempts": Variable(V, "attempts of a scenario, accepted and rejected, in the median"),
+        "seconds": Variable(V, "time of solve and gradient for one scenario, compilation left out", units="s"),
+        "value": Variable(
+            ("measure", "effect"),
+            "effect: of verified a difference of shares, of attempts and seconds a factor",
+            comment="attempts and seconds: geometric means over scenarios",
+        ),
+        "low": Variable(("measure", "effect"), "lower end of the effect's 95 % interval, from a bootstrap"),
+        "high": Variable(("measure", "effect"), "upper end of the effect's 95 % interval, from a bootstrap"),
+        "effect_kind": _status(("effect",), "what is compared", ("main", "interaction", "beside")),
+        "cure_size": Variable(
+            S,
+            "number of remedies in the smallest set that verifies the scenario",
+            dtype="int32",
+            comment="0: verified without any; -1: by none",
+        ),
+        "cure": Variable(S, "the smallest sets of remedies that verify the scenario", dtype="str"),
+        "waterfall_verified": _count(("waterfall",), "scenarios verified with all remedies up to this one"),
+    },
+    labels={
+        "variant": "name of the variant",
+        "factor": "name of the factor",
+        "measure": "what the effect is on",
+        "effect": "what is compared with its absence",
+        "scenario": "name of the scenario",
+        "waterfall": "remedies that are added, one after the other",
+    },
+)
+
+SCHEMAS = {s.name: s for s in (MODEL, STEADY_STATE, DYNAMICS, GRADIENTS, SUMMARY, WORK_PRECISION, TIMINGS, EFFECTS)}

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from retrograd.factors import FRACTIONS
+from retrograd.factors import FRACTIONS, level_changes
 from retrograd.scenarios import Table
 from retrograd.settings import (
     BENCHMARK_METHODS,
@@ -228,6 +228,18 @@ class Study(Part):
     def cells(self) -> Mapping[str, Mapping[str, str]]:
         """The variants that `factors` make, name to the level of each factor; they come last in `variants`."""
         return MappingProxyType(self._cells)
+
+    def design(self) -> dict[str, list[str]]:
+        """Returns the factors and the names of their levels, in order; empty where there are none."""
+        factors = self.factors.levels if self.factors else {}
+        return {factor: list(level_changes(factor, levels, ())) for factor, levels in factors.items()}
+
+    def as_given(self) -> dict[str, Any]:
+        """Returns the study as plain data, without the variants that its factors make."""
+        out = self.model_dump(mode="json", by_alias=True)
+        out["variants"] = [name for name in out["variants"] if name not in self._cells]
+        out["define_variants"] = {n: v for n, v in out["define_variants"].items() if n not in self._cells}
+        return out
 
     def times(self) -> tuple[float, ...]:
         """Returns the save times, shape (time,), in the model's time unit, strictly increasing."""

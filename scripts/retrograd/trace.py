@@ -179,6 +179,9 @@ class Diagnosis:
         self._own = uses_own_step(options)
         self._options = options
         self._both = eqx.filter_jit(lambda model, t, x, k: rate_and_jacobian(field, model, t, x, k))
+        self._slope = eqx.filter_jit(
+            lambda model, t, base, ha, rate, k: jax.jacfwd(lambda r: field(model, t, base + ha * r, k))(rate)
+        )
 
     def of(self, k: Any) -> Diagnosis:
         """Returns the same of another scenario."""
@@ -283,12 +286,15 @@ class Diagnosis:
     def _chord(self, attempt: Attempt, i: int, h: Any, t: Any) -> Finding | None:
         # diffrax's VeryChord, in the rates and with the Jacobian at the predictor of the first implicit stage.
         first_base, first_ha, first_guess = self._base(attempt, 1, h)
-        finding, _, jac = self.look(self.time(attempt, 1), first_base + first_ha * first_guess)
-        if finding:
+        start = self.time(attempt, 1)
+        finding, _, _ = self.look(start, first_base + first_ha * first_guess)
+        # Of the rates by the rates: h a_ii df/dx is formed in one, and finite where df/dx alone overflows.
+        slope = np.asarray(self._slope(self.model, start, first_base, first_ha, first_guess, self.k))
+        if finding and not np.all(np.isfinite(slope)):
             finding.said = f"Jacobian of the step, at the predictor of stage 2: {finding.said}"
             return finding
         base, ha, rate = self._base(attempt, i, h)
-        matrix = np.eye(len(rate), dtype=self.dtype) - first_ha * jac
+        matrix = np.eye(len(rate), dtype=self.dtype) - slope
         finder = make_solver(self._options).root_finder
         sizes: list[Any] = []
         # VeryChord calls whatever has not converged after its second correction a failure, and optimistix ends there.
@@ -308,12 +314,12 @@ class Diagnosis:
             sizes.append(np.sqrt(np.mean((step / (finder.atol + finder.rtol * np.abs(rate))) ** 2)))
         ratio = sizes[1] / sizes[0]
         left = sizes[1] * ratio / (1 - ratio)
+        leaves = "diverges" if ratio >= 1 else f"leaves {left:.3g}, wanted between 0 and {finder.kappa:g}"
         if sizes[1] < 10.0 ** (2 - np.finfo(self.dtype).precision) or 0 < left < finder.kappa:
             return None
         return Finding(
             f"the chord iteration stays finite and has not converged after two corrections, which is where diffrax "
-            f"gives up: they are {sizes[0]:.3g} and {sizes[1]:.3g} units of the tolerance, which leaves {left:.3g}, "
-            f"wanted between 0 and {finder.kappa:g}",
+            f"gives up: they are {sizes[0]:.3g} and {sizes[1]:.3g} units of the tolerance, which {leaves}",
             "iteration",
         )
 

@@ -7,13 +7,11 @@ depends on them.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from retrograd import peers
 from retrograd.api import Model
 from retrograd.context import Chunk, field_of
 from retrograd.dynamics import Integrator
@@ -21,6 +19,7 @@ from retrograd.gradients import GradientProblem, Scenarios, from_records, larges
 from retrograd.reference import Reference
 from retrograd.starts import initial_states
 from retrograd.steady import CONVERGED, SteadyProblem
+from retrograd.timing import derivatives, timed
 
 Settings = Mapping[str, Any]
 
@@ -29,12 +28,10 @@ ABSOLUTE = 1e-2
 # A method whose call took longer than this [s] is left out at finer tolerances: what does not get
 # through at one of them uses up its budget of steps at the next.
 PATIENCE = 60.0
-# Calls that are timed, and the time [s] after which no further one begins.
-REPEATS, LONG = 5, 3.0
 
 
 def measure(
-    cls: type[Model], model: Model, options: Settings, chunk: Chunk, tell: Callable[[str], None]
+    cls: type[Model], model: Model, options: Settings, chunk: Chunk, tell: Callable[[str], object]
 ) -> dict[str, np.ndarray]:
     """Returns the variables of `work_precision.nc`.
 
@@ -60,7 +57,7 @@ def measure(
         settings = {**options, "controller": controller, "nonlinear": {**options["nonlinear"], "method": nonlinear}}
         field, times = field_of(cls, options), options["save_times"]
         integrator = Integrator(field, model, settings, times, len(cls.states))
-        records, seconds = _timed(integrator.run, x, chunk.k_dynamic)
+        records, seconds = timed(integrator.run, x, chunk.k_dynamic)
         data = from_records(chunk, x, records, conserved)
         return GradientProblem(cls, field, model, settings, times, steady), data, seconds / total
 
@@ -83,7 +80,7 @@ def measure(
             rows = np.flatnonzero(data.ok)
             if name in slow or not len(rows):
                 continue
-            value, seconds = _timed(_derivatives, name, problem, data.take(rows))
+            value, seconds = timed(derivatives, name, problem, data.take(rows))
             if seconds > PATIENCE:
                 slow.add(name)
             apart = np.max(np.abs(value - wanted[rows]) * scale[rows], axis=1) / largest(wanted, scale)[rows, 0]
@@ -95,29 +92,3 @@ def measure(
             out["steps"][m, t, rows] = [len(data.steps[r]) for r in rows]
             tell(f"{name} at {rtol:g}")
     return out
-
-
-def _timed(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    # The first call compiles. Of a short one several are made, and their median counts.
-    value, seconds = call(*arguments), []
-    while len(seconds) < REPEATS and sum(seconds) < LONG:
-        begun = time.perf_counter()
-        value = call(*arguments)
-        seconds.append(time.perf_counter() - begun)
-    return value, float(np.median(seconds))
-
-
-def _derivatives(name: str, problem: GradientProblem, data: Scenarios) -> np.ndarray:
-    """Returns a method's derivatives, (scenario, wrt)."""
-    if name.startswith("checkpoint"):
-        return problem.columns_of(peers.checkpoint(problem, data)[0])
-    if name == "backsolve":
-        return peers.backsolve_at(problem, data, problem.options["controller"]["rtol"])
-    if name == "fd_free":
-        return peers.free_differences(problem, data)[0]
-    found, stages = problem.replay(data)
-    if name == "forward":
-        return problem.tangents(data, stages, found["rows"])
-    if name == "fd":
-        return problem.differences(data, found["loss"], stages, lambda label: None)["fd"]
-    return problem.columns_of(found)

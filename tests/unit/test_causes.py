@@ -16,6 +16,7 @@ from retrograd.api import Model
 from retrograd.certificates import gradient_table
 from retrograd.gradient_causes import of_gradients
 from retrograd.plugins import vector_field
+from retrograd.report import CAUSE_WORDS
 from retrograd.schema import CAUSES, STEADY_STATUS
 from retrograd.steady import SteadyProblem
 
@@ -83,9 +84,15 @@ CASES: dict[str, tuple[dict[str, Any], list[float], str, str]] = {
     "overflow on the way": (
         {"method": "chord"},
         [1, 0, 0.5, 400],
-        # 400 exp(400 u) overflows before exp(400 u) does.
+        # 400 exp(400 u) overflows before exp(400 u) does, and h a_ii 400 exp(400 u) after it.
+        "state_overflow",
+        r"attempts gave no error estimate; the last one, from t = 0\.87\d*.*: stage 3: .*overflow, although the rates",
+    ),
+    "slope that overflows": (
+        {"method": "newton"},
+        [1, 0, 0.5, 400],
         "nonfinite_jacobian",
-        r"attempts gave no error estimate; the last one, from t = 0\.87\d*.*: .*df/dx is not: mul of .*jnp\.exp",
+        r"attempts gave no error estimate; the last one, from t = 0\.86\d*.*: .*df/dx is not: mul of .*jnp\.exp",
     ),
 }
 
@@ -178,8 +185,38 @@ def test_of_gradients():
     )
 
 
+@pytest.mark.slow
+def test_of_a_gradient_whose_own_solve_is_unfinished():
+    # A budget that the recorded solve had, and diffrax's own has not.
+    k, times = np.array([[-10.0, -5.0, 0.0, -5.0, -3.2617188]]), [5.0, 10.0]
+    settings = options(save_times=times, method="newton", wrt=["dynamic"], methods=["replay", "checkpoint"])
+    records = solve(StiffGrid, StiffGrid(), settings, times, np.array([START]), k)
+    short = {**settings, "max_steps": len(records[0].end) // 2}
+    problem, data = gradient_problem(StiffGrid, StiffGrid(), short, times), scenarios(records, np.array([START]), k)
+    table = gradient_table(problem, data)
+    ((replay, checkpoint),) = of_gradients(problem, data, records, table)
+    assert replay.name == "none" and np.isnan(table["solve_end"][0, 0])
+    assert checkpoint.name == "gradient_unfinished"
+    assert 0 < checkpoint.time == table["solve_end"][0, 1] < times[-1]
+    assert f"{short['max_steps']} attempts were used up" in checkpoint.text
+
+
 def test_the_table_has_a_code_for_each():
     rows = [[causes.Cause(), causes.Cause("kink", term=3, text="a corner")]]
     found = causes.table(rows)
     assert CAUSES[found["cause"][0, 1]] == "kink" and found["cause_term"].tolist() == [[-1, 3]]
     assert found["cause_text"].shape == (1, 2) and np.isnan(found["cause_time"]).all()
+
+
+def test_every_code_has_its_section_in_the_docs():
+    text = (Path(__file__).parents[2] / "config" / "CAUSES.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## `(\w+)`$", text, re.MULTILINE) == list(CAUSES[1:])
+    rows = dict(re.findall(r"^\| \[`(\w+)`\]\(#\1\) \| (.*?) \|", text, re.MULTILINE))
+    assert list(rows) == list(CAUSES[1:])
+    for name, words in rows.items():
+        # The brackets of the report's words stand in the section.
+        assert words == re.sub(r" \(.*?\)", "", CAUSE_WORDS[name][0])
+    sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    for section in sections:
+        for part in ("**What it looks like.**", "**Why it happens.**", "**What to try.**", "**Evidence.**"):
+            assert part in section, section[:40]

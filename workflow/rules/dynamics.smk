@@ -5,6 +5,7 @@ rule dynamics_chunk:
         steady_state=upstream_chunk("steady_state"),
     output:
         nc=ensure(f"{RESULTS}/chunks/dynamics/{{work}}/{{chunk}}.nc", non_empty=True),
+        **timings("dynamics"),
     log:
         f"{RESULTS}/logs/dynamics/{{work}}.{{chunk}}.log",
     conda:

@@ -6,6 +6,7 @@ rule gradients_chunk:
         dynamics=upstream_chunk("dynamics"),
     output:
         nc=ensure(f"{RESULTS}/chunks/gradients/{{work}}/{{chunk}}.nc", non_empty=True),
+        **timings("gradients"),
     log:
         f"{RESULTS}/logs/gradients/{{work}}.{{chunk}}.log",
     conda:

@@ -7,7 +7,13 @@ FIGURES = {
     "gradient_errors": "Gradients",
     "dot_product": "Gradients",
     "difference_sweep": "Gradients",
+    "outcome_maps": "Verdicts",
+    "stiffness": "Verdicts",
+    "cause_sets": "Verdicts",
+    "evaluation_order": "Dynamics",
 }
+if PLAN.study.cells:
+    FIGURES |= {"waterfall": "Remedies", "effects": "Remedies"}
 
 
 rule summary:
@@ -30,8 +36,34 @@ rule summary:
         PLAN.script("summary")
 
 
+if PLAN.study.cells:
+
+    # Times belong to a machine: of a study's files this one and the report, which tells them, differ from run to run.
+    rule effects:
+        input:
+            summary=f"{RESULTS}/summary.nc",
+            seconds=PLAN.timings(),
+        output:
+            nc=ensure(f"{RESULTS}/effects.nc", non_empty=True),
+        log:
+            f"{RESULTS}/logs/effects.log",
+        conda:
+            "../../envs/retrograd.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=10,
+        params:
+            settings=PLAN.effects_settings(),
+            code=PLAN.code("effects"),
+        script:
+            PLAN.script("effects")
+
+
 rule report:
     input:
+        effects=[f"{RESULTS}/effects.nc"] if PLAN.study.cells else [],
+        scenarios=ancient(PLAN.study.scenarios),
         model=f"{RESULTS}/model.nc",
         summary=f"{RESULTS}/summary.nc",
         stages=[stage_files(variant) for variant in PLAN.variants],
@@ -62,6 +94,7 @@ rule report:
         runtime=10,
     params:
         settings=PLAN.report_settings(),
+        scenarios=PLAN.scenarios_digest(),
         code=PLAN.code("report"),
     script:
         PLAN.script("report")

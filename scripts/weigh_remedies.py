@@ -1,0 +1,43 @@
+"""Weigh each remedy of a factorial study: its effects, the smallest cures, the waterfall (rule effects)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrograd.job import job, log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def main(run, summary_file, timings, out_file):
+    import functools
+
+    from retrograd import store
+    from retrograd.effects import seconds_of, weigh
+    from retrograd.schema import EFFECTS
+
+    summary = store.read(summary_file, "summary")
+
+    @functools.cache
+    def read(stage, work, chunk):
+        path = timings / stage / work / f"{chunk}.nc"
+        run.digest(f"timings/{stage}/{work}/{chunk}", str(path))
+        found = store.read(path, "timings")
+        return dict(zip(store.labels(found, "part"), found["seconds"].values, strict=True))
+
+    weighed = weigh(run.settings, summary, seconds_of(run.settings, summary, read))
+    run.digest("summary", summary_file)
+    dataset = store.build(EFFECTS, weighed["values"], weighed["labels"])
+    for name, row in zip(weighed["labels"]["effect"], dataset["value"].values.T, strict=True):
+        log.info("%s: verified %+.3f, attempts x %.3g, seconds x %.3g", name, *row)
+    store.write(dataset, out_file, EFFECTS, run.provenance(), title_of=f"study {run.settings['study']}")
+
+
+if __name__ == "__main__":
+    with job(snakemake) as run:
+        main(
+            run,
+            snakemake.input["summary"],
+            Path(snakemake.output["nc"]).parent / "timings",
+            snakemake.output["nc"],
+        )
