@@ -92,12 +92,13 @@ def smallest_cures(
 
     A remedy is a factor at another level than its first.
     """
-    remedies = [remedies_of(cell, order) for cell in cells]
+    remedies, place = [remedies_of(cell, order) for cell in cells], list(order)
     out = []
     for column in good.T:
         working = [remedies[i] for i in np.flatnonzero(column)]
         fewest = min(map(len, working), default=0)
-        out.append(sorted((r for r in working if len(r) == fewest), key=sorted))
+        smallest = (r for r in working if len(r) == fewest)
+        out.append(sorted(smallest, key=lambda r: sorted(place.index(f) for f, _ in r)))
     return out
 
 
@@ -166,6 +167,7 @@ def weigh(settings: Mapping[str, Any], summary: xr.Dataset, seconds: np.ndarray)
     factor = lambda values: np.concatenate([values[:1], 10.0 ** values[1:]])
     cures = smallest_cures(good[rows], cells, order)
     steps = waterfall(good[rows], cells, order)
+    told = lambda s: " + ".join(level for f in order for g, level in s if g == f)
     level = lambda name, f: by_name.get(name, {}).get(f, "")
     index = lambda name, f: order[f].index(level(name, f)) if name in by_name else -1
     with warnings.catch_warnings():
@@ -184,7 +186,7 @@ def weigh(settings: Mapping[str, Any], summary: xr.Dataset, seconds: np.ndarray)
             "high": factor(table(lambda e: e.high)),
             "effect_kind": [KINDS.index(kind) for kind, _, _ in found],
             "cure_size": [len(sets[0]) if sets else -1 for sets in cures],
-            "cure": [" or ".join(" + ".join(v for _, v in sorted(s)) or "none needed" for s in sets) for sets in cures],
+            "cure": [" or ".join(told(s) or "none needed" for s in sets) for sets in cures],
             "waterfall_verified": [count for _, count in steps],
         },
         "labels": {
@@ -193,10 +195,7 @@ def weigh(settings: Mapping[str, Any], summary: xr.Dataset, seconds: np.ndarray)
             "measure": list(MEASURES),
             "effect": [name for _, name, _ in found],
             "scenario": scenarios,
-            "waterfall": [
-                "+ " + " + ".join(v for _, v in sorted(s)) if s else " ".join(levels[0] for levels in order.values())
-                for s, _ in steps
-            ],
+            "waterfall": [f"+ {told(s)}" if s else " ".join(levels[0] for levels in order.values()) for s, _ in steps],
         },
     }
 

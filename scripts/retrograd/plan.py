@@ -218,7 +218,7 @@ class Plan:
                 "resolved": self._resolved(),
                 "gradient_of": {v: self.study.gradient_of(v) for v in self.variants},
                 "stages": self.stages,
-                # To be pasted into another study's config.
-                "variants": {v: self.study.variant(v).model_dump(mode="json") for v in self.variants},
+                # Of those that are not built in: to be pasted into another study's config.
+                "defined": {v: self.study.variant(v).model_dump(mode="json") for v in self.study.define_variants},
             }
         )

@@ -119,8 +119,7 @@ def advice(results: Results) -> dict[str, Any] | None:
 def _pasted(results: Results, chosen: Treated) -> str:
     """Returns a variant as it is pasted into a study's config."""
     listed: dict[str, Any] = {"variants": [chosen.name]}
-    own = chosen.name in results.settings["study"].get("define_variants", {}) or results.is_cell(chosen)
-    settings = results.settings.get("variants", {}).get(chosen.name)
-    if own and settings is not None:
+    settings = results.settings.get("defined", {}).get(chosen.name)
+    if settings is not None:
         listed["define_variants"] = {chosen.name: json.loads(json.dumps(settings))}
     return yaml.safe_dump(listed, sort_keys=False, allow_unicode=True, default_flow_style=None, width=88)
