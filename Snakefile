@@ -28,3 +28,11 @@ rule all:
     default_target: True
     input:
         final_files(),
+
+
+onstart:
+    # Snakemake's limiter of submissions (9.27, by default 100 a second) wakes the scheduler once more a second for each
+    # job that has ended, and each time it looks through all jobs that are ready: a fifth of a core after 200 jobs of the
+    # atlas, and growing. Local jobs need no limit.
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None

@@ -58,11 +58,11 @@ CAUSES = (
     "steps_exhausted_oscillating",
     "steps_exhausted",
     "rejected_step_overflowed",
-    "gradient_unfinished",
     "nonfinite_gradient",
     "gradient_differs",
     "kink",
     "check_too_coarse",
+    "gradient_unfinished",
 )
 
 

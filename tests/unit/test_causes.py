@@ -210,9 +210,10 @@ def test_the_table_has_a_code_for_each():
 
 def test_every_code_has_its_section_in_the_docs():
     text = (Path(__file__).parents[2] / "config" / "CAUSES.md").read_text(encoding="utf-8")
-    assert re.findall(r"^## `(\w+)`$", text, re.MULTILINE) == list(CAUSES[1:])
+    sections = re.findall(r"^## `(\w+)`$", text, re.MULTILINE)
+    assert sorted(sections) == sorted(CAUSES[1:])
     rows = dict(re.findall(r"^\| \[`(\w+)`\]\(#\1\) \| (.*?) \|", text, re.MULTILINE))
-    assert list(rows) == list(CAUSES[1:])
+    assert list(rows) == sections
     for name, words in rows.items():
         # The brackets of the report's words stand in the section.
         assert words.replace("`", "") == re.sub(r" \(.*?\)", "", CAUSE_WORDS[name][0])

@@ -158,3 +158,29 @@ def test_what_is_advised_can_be_pasted(atlas: Plan, results: report.Results):
         again = load_study(pasted | yaml.safe_load(text), ROOT / "config/variants.yaml")
         assert again.variants == (name,)
         assert again.variant(name) == atlas.study.variant(name)
+
+
+def test_a_page_of_many_variants_shows_some_and_has_all_in_one_table(tmp_path: Path):
+    levels = [[f, [f"{f}0", f"{f}1"]] for f in "abcde"]
+    cells = {"-".join(run): dict(zip("abcde", run, strict=True)) for run in product(*(names for _, names in levels))}
+    outcomes = {"listed": ["verified", "inconclusive"]}
+    outcomes |= {n: ["verified", "verified" if "1" in n else "inconclusive"] for n in cells}
+    found = study(tmp_path, outcomes)
+    settings = {
+        "study": "tiny",
+        "variants": {v: {"dynamics": {"solver": v}} for v in outcomes},
+        "gradient_of": dict.fromkeys(outcomes, "replay"),
+        "factors": levels,
+        "cells": cells,
+    }
+    weighed = weigh(settings, found.summary, np.ones((33, 2)))
+    results = dataclasses.replace(found, effects=store.build(EFFECTS, weighed["values"], weighed["labels"]))
+    assert len(results.shown) == 24 and results.shown[0].name == "listed" and results.best in results.shown
+    html = report.page(results, {})
+    verdicts = html.partition('<ul class="verdicts">')[2].partition("</ul>")[0]
+    assert verdicts.count("<li") == 24
+    scenarios = html.partition('<table id="table">')[2].partition("</thead>")[0]
+    assert scenarios.count('<th scope="col"') == 24 + 2
+    table = html.partition('aria-label="Verdict table"')[2].partition("</table>")[0]
+    assert table.count('<th scope="row"') == 33
+    assert "24 of 33 variants" in html
