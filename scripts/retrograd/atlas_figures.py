@@ -586,7 +586,8 @@ def effects(results: Results, figure: Figure) -> None:
     kind = data["effect_kind"].values
     measures = _names(data, "measure")
     rows, headings = _effect_rows(data, shown)
-    names = _names(data, "effect")
+    # Which variant one is held against, the table beside the figure says.
+    names = [name.partition(" (against ")[0] for name in _names(data, "effect")]
     panels = [m for m in _MEASURES if m[0] in measures]
     _widen(figure)
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)

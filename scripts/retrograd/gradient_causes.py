@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from retrograd.causes import Cause, taken_again, told, when
-from retrograd.dynamics import Record
+from retrograd.dynamics import Record, make_solver
 from retrograd.gradients import GradientProblem, Scenarios
+from retrograd.nonfinite import first_nonfinite
+from retrograd.plugins import Field
 from retrograd.schema import REASONS, VERDICTS
-from retrograd.trace import Diagnosis, SingleSteps, walk_back
+from retrograd.trace import Attempt, Diagnosis, Finding, SingleSteps, walk_back
 
 # Rejected attempts, from either end, that are taken again in search of one that broke a gradient.
 LOOKED_AT = 200
@@ -69,6 +76,7 @@ class _Backward:
         settings = {**problem.options, "save_times": list(problem.times)}
         self.steps = SingleSteps(problem.field, problem.model, settings, problem.n)
         self.diagnosis = Diagnosis(problem.field, problem.model, settings, np.zeros(len(problem.cls.parameters)))
+        self._zero_back = _zero_back(problem.field, settings, self.diagnosis.tableau.a.astype(problem.dtype))
 
     def __call__(self, method: str, data: Scenarios, record: Record, ad: np.ndarray, reached: float) -> Cause:
         """Returns why a derivative of the one scenario in `data` is not finite.
@@ -76,25 +84,20 @@ class _Backward:
         - `reached`: model time that the method's own solve got to, NaN where it makes none.
         """
         term, k = int(np.argmax(~np.isfinite(ad))), data.k_dynamic[0]
-        lost = np.flatnonzero(~np.isfinite(record.error))
-        if method == "checkpoint" and len(lost):
-            # The last ones are what the way back meets first, and the first step is the boldest. One whose stages are
-            # finite lets it pass.
-            order = np.concatenate([lost[-LOOKED_AT:][::-1], lost[:-LOOKED_AT][:LOOKED_AT]])
-            taken = taken_again(self.steps, record, order, data.x_start[0], k)
-            attempt = next((a for a in taken if not np.all(np.isfinite(a.stages))), None)
-            if attempt is not None:
+        if method == "checkpoint":
+            found = self._broken(data, record)
+            if found is not None:
+                attempt, finding = found
                 said = (
-                    f"{len(lost)} rejected attempts gave no error estimate, and the way back runs through them; one "
-                    f"with stages that are not finite, {when(attempt)}: {told(self.diagnosis.of(k)(attempt))}"
+                    f"{len(record.end) - record.num_accepted} attempts were rejected, and the way back runs through "
+                    f"them; one that turns a cotangent of 0 into NaN, {when(attempt)}: {told(finding)}"
                 )
                 return Cause("rejected_step_overflowed", attempt.t0, term=term, text=said)
         problem = self.problem
         if reached < problem.times[-1]:
             said = (
                 f"{method} solves anew, and its own solve ended at t = {reached:.6g} of {problem.times[-1]:.6g}: "
-                f"{problem.options['max_steps']} attempts were used up, where the recorded solve took "
-                f"{len(record.end)}; what rounding decides came out otherwise"
+                f"{problem.options['max_steps']} attempts were used up, where the recorded solve took {len(record.end)}"
             )
             return Cause("gradient_unfinished", reached, term=term, text=said)
         replayed, stages = problem.replay(data)
@@ -112,3 +115,69 @@ class _Backward:
         at = next(v for v in visits if not np.all(np.isfinite(v.at_start)))
         said = f"on the way back from t = {at.t1:.6g} to {at.t0:.6g}, {told(finding)}"
         return Cause("nonfinite_gradient", at.t0, term=term, text=said)
+
+    def _broken(self, data: Scenarios, record: Record) -> tuple[Attempt, Finding] | None:
+        """Returns a rejected attempt of the one scenario in `data` that turns a cotangent of 0 into NaN, and why.
+
+        Taken by diffrax's own step, which `checkpoint` differentiates, from a recorded start. An attempt that merely
+        did not converge lets the cotangent pass.
+        """
+        k = jnp.asarray(data.k_dynamic[0], self.problem.dtype)
+        rejected = np.flatnonzero(~record.accepted.astype(bool))
+        # The last ones are what the way back meets first, and the first step is the boldest.
+        order = np.concatenate([rejected[-LOOKED_AT:][::-1], rejected[:-LOOKED_AT][:LOOKED_AT]])
+        for attempt in taken_again(self.steps, record, order, data.x_start[0], k):
+            t0, t1 = (np.asarray(t, self.problem.dtype) for t in (attempt.t0, attempt.t1))
+            stages, back = self._zero_back(self.problem.model, *map(jnp.asarray, (t0, t1, attempt.x)), k)
+            if not np.all(np.isfinite(back)):
+                return attempt, self._why(attempt, np.asarray(stages), k)
+        return None
+
+    def _why(self, attempt: Attempt, stages: np.ndarray, k: Any) -> Finding:
+        diagnosis = self.diagnosis.of(k)
+        if not np.all(np.isfinite(attempt.stages)):
+            return diagnosis(attempt)
+        for i, stage in enumerate(stages):
+            t = diagnosis.time(attempt, i)
+            finding, _, _ = diagnosis.look(t, stage)
+            if not np.all(np.isfinite(stage)):
+                finding = Finding("it is not finite itself")
+            finding = finding or self._zero_times_inf(t, stage, k)
+            if finding is not None:
+                finding.stage = i
+                return finding
+        return Finding("stages and Jacobians there are finite: an iterate on the way to them was not")
+
+    def _zero_times_inf(self, t: Any, stage: np.ndarray, k: Any) -> Finding | None:
+        """Returns what makes the derivative of the rates not finite when it is taken backwards from 0, if anything.
+
+        A guard replaces rates that overflowed; forwards their derivative is replaced too, backwards it is 0 times inf.
+        """
+        model, field = self.problem.model, self.problem.field
+        back = lambda model, t, x, k: jax.vjp(lambda x: field(model, t, x, k), x)[1](jnp.zeros_like(x))[0]
+        place = (jnp.asarray(t), jnp.asarray(stage, self.problem.dtype), k)
+        if np.all(np.isfinite(back(model, *place))):
+            return None
+        said = "rates and Jacobian there are finite, their derivative taken backwards from 0 is not"
+        return Finding(said, "jacobian", origin=first_nonfinite(back, model, *place))
+
+
+def _zero_back(field: Field, options: Mapping[str, Any], tableau: np.ndarray) -> Callable[..., Any]:
+    """Returns diffrax's step, taken backwards with a cotangent of 0, compiled.
+
+    (model, t0, t1, x, k) -> its stages (stage, state), and the cotangent of x and k, (state + parameter,).
+    """
+    a = tableau[:, :, None]
+    solver, term = make_solver(options), diffrax.ODETerm(lambda t, x, args: field(args[0], jnp.asarray(t), x, args[1]))
+
+    def step(x, k, model, t0, t1):
+        args = (model, k)
+        state = solver.init(term, t0, t1, x, args)
+        end, _, dense, _, _ = solver.step(term, t0, t1, x, args, state, False)
+        return end, x + jnp.sum(jnp.where(a == 0, 0, a * dense["k"]), axis=1)
+
+    def back(model, t0, t1, x, k):
+        end, pull, stages = jax.vjp(lambda x, k: step(x, k, model, t0, t1), x, k, has_aux=True)
+        return stages, jnp.concatenate(pull(jnp.zeros_like(end)))
+
+    return eqx.filter_jit(back)

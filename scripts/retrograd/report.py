@@ -340,13 +340,13 @@ CAUSE_WORDS = {
     "rejected_step_overflowed": (
         "the gradient ran backwards through a rejected step that had overflowed",
         "Use gradient: replay, which differentiates the accepted steps only, or put a guard on the states, which keeps "
-        "rejected steps finite; where it happened at time 0, a smaller first step (controller.dt0) may do. Neither "
-        "float64 nor a stable formulation cures it.",
+        "rejected steps finite (in float32 with x_max below 88, where exp overflows). Where it happened at time 0, a "
+        "smaller first step (controller.dt0) may do. Neither float64 nor a stable formulation cures it.",
     ),
     "gradient_unfinished": (
         "the gradient's own solve did not reach the end, where the recorded one did",
         "Use gradient: replay, which differentiates the recorded steps, or nonlinear.method: newton, under which "
-        "rounding decides less; raise max_steps last.",
+        "rounding decides less; then precision: float64; raise max_steps last.",
     ),
     "nonfinite_gradient": (
         "the gradient was not finite although the simulation was",

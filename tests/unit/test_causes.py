@@ -172,7 +172,7 @@ def test_of_gradients():
     assert replay.name == "none" and [c.name for c in mild] == ["none", "none"]
     assert checkpoint.name == "rejected_step_overflowed"
     assert re.search(
-        r"rejected attempts gave no error estimate, .*stages that are not finite, from t = .*: .*exp of",
+        r"attempts were rejected, and the way back runs through them; one that turns .*: .*exp of",
         checkpoint.text,
     )
     # The same with a derivative that is wrong, and one whose slopes differ.

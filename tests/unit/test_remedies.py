@@ -160,7 +160,7 @@ def test_what_is_advised_can_be_pasted(atlas: Plan, results: report.Results):
         assert again.variant(name) == atlas.study.variant(name)
 
 
-def test_a_page_of_many_variants_shows_some_and_has_all_in_one_table(tmp_path: Path):
+def test_a_page_of_many_variants_shows_some_and_lists_all(tmp_path: Path):
     levels = [[f, [f"{f}0", f"{f}1"]] for f in "abcde"]
     cells = {"-".join(run): dict(zip("abcde", run, strict=True)) for run in product(*(names for _, names in levels))}
     outcomes = {"listed": ["verified", "inconclusive"]}
@@ -182,5 +182,7 @@ def test_a_page_of_many_variants_shows_some_and_has_all_in_one_table(tmp_path: P
     scenarios = html.partition('<table id="table">')[2].partition("</thead>")[0]
     assert scenarios.count('<th scope="col"') == 24 + 2
     table = html.partition('aria-label="Verdict table"')[2].partition("</table>")[0]
-    assert table.count('<th scope="row"') == 33
+    assert table.count('<th scope="row"') == 24
+    every = html.partition('aria-label="All variants"')[2].partition("</table>")[0]
+    assert every.count('<th scope="row"') == 33
     assert "24 of 33 variants" in html
