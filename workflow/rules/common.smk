@@ -62,7 +62,11 @@ def parts(stage):
 
 def timings(stage):
     """The file with the times of a job; of studies with factors only, whose remedies are weighed by them."""
-    return {"seconds": f"{RESULTS}/timings/{stage}/{{work}}/{{chunk}}.nc"} if PLAN.study.cells else {}
+    return (
+        {"seconds": f"{RESULTS}/timings/{stage}/{{work}}/{{chunk}}.nc"}
+        if PLAN.study.cells
+        else {}
+    )
 
 
 def stage_files(variant, stages=PLAN.stages):

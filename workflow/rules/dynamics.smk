@@ -4,8 +4,8 @@ rule dynamics_chunk:
         model=f"{RESULTS}/model.nc",
         steady_state=upstream_chunk("steady_state"),
     output:
-        nc=ensure(f"{RESULTS}/chunks/dynamics/{{work}}/{{chunk}}.nc", non_empty=True),
         **timings("dynamics"),
+        nc=ensure(f"{RESULTS}/chunks/dynamics/{{work}}/{{chunk}}.nc", non_empty=True),
     log:
         f"{RESULTS}/logs/dynamics/{{work}}.{{chunk}}.log",
     conda:

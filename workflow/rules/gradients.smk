@@ -5,8 +5,8 @@ rule gradients_chunk:
         steady_state=upstream_chunk("steady_state"),
         dynamics=upstream_chunk("dynamics"),
     output:
-        nc=ensure(f"{RESULTS}/chunks/gradients/{{work}}/{{chunk}}.nc", non_empty=True),
         **timings("gradients"),
+        nc=ensure(f"{RESULTS}/chunks/gradients/{{work}}/{{chunk}}.nc", non_empty=True),
     log:
         f"{RESULTS}/logs/gradients/{{work}}.{{chunk}}.log",
     conda:
