@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 def main(run, folder, model_file, summary_file, scenarios, effects_file, out_html, out_svg, out_png):
     from retrograd import report
+    from retrograd.results import load
 
-    results = report.load(folder, run.settings, model_file, summary_file, scenarios, effects_file)
+    results = load(folder, run.settings, model_file, summary_file, scenarios, effects_file)
     for treated in results.variants:
         log.info("%s: %s", treated.name, report.verdict(results, treated))
     sizes = report.make(results, out_html, out_svg, out_png)

@@ -1,6 +1,6 @@
 """The figures of a study of many variants: maps of outcomes, causes met together, effects of factors.
 
-Functions as in `figures`, whose style, colours and files they share.
+Functions as in `figures`, made of the same parts (`drawing`).
 """
 
 from __future__ import annotations
@@ -18,31 +18,35 @@ from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from retrograd.figures import (
+from retrograd import store
+from retrograd.drawing import (
     BLACK,
     BLUE,
     GREEN,
     GREY,
-    MOST_VARIANTS,
     ORANGE,
     OUTCOME_STYLE,
     PURPLE,
     SKY,
     VERMILION,
     Drawing,
-    _empty,
-    _log,
-    _say,
+    empty,
     literal,
+    log_axis,
+    outcome_patches,
     power,
-    spread,
+    present_outcomes,
+    say,
+    superscript,
 )
-from retrograd.schema import CAUSES, OUTCOMES
+from retrograd.effects import clear_interactions
+from retrograd.results import MOST_VARIANTS, spread
+from retrograd.schema import CAUSES, EFFECT_KINDS, OUTCOMES
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from retrograd.report import Results, Treated
+    from retrograd.results import Results, Treated
 
 # How many of a kind are drawn; what is left out is said in the captions.
 MOST_MAPS = 40
@@ -61,13 +65,12 @@ _MARKERS = {
     "steady_state_failed": (GREY, "+", 4.4),
 }
 
-# Codes of `effect_kind`, with heading, colour and marker.
-_KINDS = (
-    ("main effects", BLUE, "o"),
-    ("largest interactions", PURPLE, "D"),
-    ("beside the design", ORANGE, "s"),
-)
-MAIN, INTERACTION, BESIDE = range(3)
+# What kinds of effect look like: heading, colour and marker.
+_KINDS = {
+    "main": ("main effects", BLUE, "o"),
+    "interaction": ("largest interactions", PURPLE, "D"),
+    "beside": ("beside the design", ORANGE, "s"),
+}
 
 # The measures of an effect: name in the file, words of its panel, what no effect is.
 _MEASURES = (
@@ -75,8 +78,6 @@ _MEASURES = (
     ("attempts", "attempts\n(factor)", 1.0),
     ("seconds", "time per scenario\n(factor)", 1.0),
 )
-
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 # --- small helpers --------------------------------------------------------------------------------
@@ -106,13 +107,8 @@ def _number(value: float) -> str:
     mantissa, e, exponent = f"{value:.3g}".replace("-", "−").partition("e")
     if not e:
         return mantissa
-    tens = "10" + str(int(exponent.replace("−", "-"))).translate(_SUPERSCRIPT)
+    tens = "10" + superscript(int(exponent.replace("−", "-")))
     return tens if mantissa == "1" else f"{mantissa}×{tens}"
-
-
-def _names(data: xr.Dataset, dimension: str) -> list[str]:
-    """Returns the labels along a dimension; none where it has no entries."""
-    return [str(name) for name in data[f"{dimension}_name"].values] if f"{dimension}_name" in data else []
 
 
 def _legend(figure: Figure, handles: list[Patch] | list[Line2D]) -> None:
@@ -125,11 +121,6 @@ def _widen(figure: Figure) -> None:
     layout = figure.get_layout_engine()
     if isinstance(layout, ConstrainedLayoutEngine):
         layout.set(w_pad=0.1)
-
-
-def _present(results: Results) -> list[int]:
-    """Returns the codes of the outcomes that occur."""
-    return [code for code in range(len(OUTCOMES)) if (results.outcome == code).any()]
 
 
 # --- choices that the captions repeat -------------------------------------------------------------
@@ -225,15 +216,8 @@ def shown_effects(results: Results) -> list[int]:
     if effects is None:
         return []
     kind = effects["effect_kind"].values
-    measures = _names(effects, "measure")
-    size, clear = np.zeros(len(kind)), np.zeros(len(kind), bool)
-    if "verified" in measures:
-        m = measures.index("verified")
-        size = np.abs(effects["value"].values[m])
-        clear = (effects["low"].values[m] > 0) | (effects["high"].values[m] < 0)
-    together = [int(e) for e in np.argsort(-size, kind="stable") if kind[e] == INTERACTION and clear[e]]
-    main, beside = (np.flatnonzero(kind == code)[:MOST_VARIANTS] for code in (MAIN, BESIDE))
-    return [*map(int, main), *map(int, beside), *together[:MOST_INTERACTIONS]]
+    main, beside = (np.flatnonzero(kind == EFFECT_KINDS.index(k))[:MOST_VARIANTS] for k in ("main", "beside"))
+    return [*map(int, main), *map(int, beside), *clear_interactions(effects)[:MOST_INTERACTIONS]]
 
 
 def shown_evaluation(results: Results) -> tuple[Treated, int] | None:
@@ -327,7 +311,7 @@ def outcome_maps(results: Results, figure: Figure) -> None:
     """Draws, for each variant, the outcome of every scenario over two columns of the scenario table."""
     columns = mapped_columns(results)
     if columns is None:
-        _empty(
+        empty(
             figure,
             "Fewer than two columns of the scenario table vary."
             if results.table
@@ -343,12 +327,13 @@ def outcome_maps(results: Results, figure: Figure) -> None:
     codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
     wide = _maps_wide(len(shown))
     grid = figure.subplots(-(-len(shown) // wide), wide, squeeze=False, sharex=True, sharey=True)
+    present = present_outcomes(results)
     for panel, axes in enumerate(grid.flat):
         if panel >= len(shown):
             axes.axis("off")
             continue
         outcome = results.outcome[results.index(shown[panel])]
-        for code in _present(results):
+        for code in present:
             mine = corners[outcome[scenarios] == code]
             if not len(mine):
                 continue
@@ -383,27 +368,23 @@ def outcome_maps(results: Results, figure: Figure) -> None:
         axis.set_ticks(ticks, [labels[t] for t in ticks])
     figure.supxlabel(literal(columns[0], 40), fontsize=9)
     figure.supylabel(literal(columns[1], 40), fontsize=9)
-    patches = []
-    for code in _present(results):
-        words, colour, hatch = OUTCOME_STYLE[OUTCOMES[code]]
-        patches.append(Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=words))
-    _legend(figure, patches)
+    _legend(figure, outcome_patches(results))
 
 
 def stiffness(results: Results, figure: Figure) -> None:
     """Draws the outcome of every scenario over its stiffness ratio under the best variant, one row a variant."""
     if "stiffness_ratio" not in results.best.dynamics:
-        _empty(figure, "These results hold no stiffness ratio.")
+        empty(figure, "These results hold no stiffness ratio.")
         return
     variants, scenarios = results.shown, plotted_scenarios(results)
     ratio = results.best.dynamics["stiffness_ratio"].values.astype(float)[scenarios]
     known = np.isfinite(ratio) & (ratio > 0)
     if not known.any():
-        _empty(figure, "No scenario has a stiffness ratio.")
+        empty(figure, "No scenario has a stiffness ratio.")
         return
     _widen(figure)
     axes = figure.subplots()
-    low, high = _log(axes.xaxis, ratio[known], ticks=9)
+    low, high = log_axis(axes.xaxis, ratio[known], ticks=9)
     # What has no ratio stands in a band beyond the axis rather than nowhere.
     band = high * (high / low) ** (0.1 * np.arange(5) / 4)
     at = ratio.copy()
@@ -412,7 +393,7 @@ def stiffness(results: Results, figure: Figure) -> None:
     order = np.argsort(at, kind="stable")
     jitter = np.empty(len(at))
     jitter[order] = (np.arange(len(at)) * 0.6180339887498949) % 1.0 - 0.5
-    present = _present(results)
+    present = present_outcomes(results)
     for row, treated in enumerate(variants):
         outcome = results.outcome[results.index(treated)][scenarios]
         height = row + 0.7 * jitter
@@ -456,7 +437,7 @@ def cause_sets(results: Results, figure: Figure) -> None:
     """Draws which causes the same scenarios met: columns are sets of causes, rows are causes."""
     sets = met_causes(results)
     if not any(members for members, _ in sets):
-        _empty(figure, "No scenario met a cause.")
+        empty(figure, "No scenario met a cause.")
         return
     codes = results.summary["cause"].values
     cells = {c: int((codes == c).sum()) for c in range(1, len(CAUSES)) if (codes == c).any()}
@@ -508,13 +489,13 @@ def cause_sets(results: Results, figure: Figure) -> None:
 def waterfall(results: Results, figure: Figure) -> None:
     """Draws how many scenarios are verified as one remedy after the other is added to the base."""
     if results.effects is None:
-        _empty(figure, "The study has no factors.")
+        empty(figure, "The study has no factors.")
         return
     count = [int(n) for n in results.effects["waterfall_verified"].values]
     if not count:
-        _empty(figure, "The study has no remedies to add.")
+        empty(figure, "The study has no remedies to add.")
         return
-    names = _names(results.effects, "waterfall")
+    names = store.labels(results.effects, "waterfall")
     total = len(results.scenarios)
     axes = figure.subplots()
     axes.bar(0, count[0], width=0.6, color=BLUE)
@@ -569,7 +550,7 @@ def _effect_rows(effects: xr.Dataset, shown: list[int]) -> tuple[dict[int, float
     for e in shown:
         if kind[e] != last:
             y += 0.4 if rows else 0.0
-            headings.append((y, _KINDS[kind[e]][0]))
+            headings.append((y, _KINDS[EFFECT_KINDS[kind[e]]][0]))
             y, last = y + 0.9, kind[e]
         rows[e] = y
         y += 1.0
@@ -580,14 +561,14 @@ def effects(results: Results, figure: Figure) -> None:
     """Draws what each factor does to the share verified, to the attempts and to the time, with intervals."""
     shown = shown_effects(results)
     if results.effects is None or not shown:
-        _empty(figure, "The study has no factors.")
+        empty(figure, "The study has no factors.")
         return
     data = results.effects
     kind = data["effect_kind"].values
-    measures = _names(data, "measure")
+    measures = store.labels(data, "measure")
     rows, headings = _effect_rows(data, shown)
     # Which variant one is held against, the table beside the figure says.
-    names = [name.partition(" (against ")[0] for name in _names(data, "effect")]
+    names = [name.partition(" (against ")[0] for name in store.labels(data, "effect")]
     panels = [m for m in _MEASURES if m[0] in measures]
     _widen(figure)
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)
@@ -605,7 +586,7 @@ def effects(results: Results, figure: Figure) -> None:
             axes.xaxis.set_major_locator(MaxNLocator(nbins=4, symmetric=True))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _=None: f"{v:+.3g}".replace("-", "−") if v else "0"))
         for e, v, below, above in zip(shown, value, low, high, strict=True):
-            _, colour, marker = _KINDS[kind[e]]
+            _, colour, marker = _KINDS[EFFECT_KINDS[kind[e]]]
             if not np.isfinite(v) or (none and v <= 0):
                 axes.text(
                     *(0.99, rows[e], "no number"),
@@ -652,7 +633,7 @@ def evaluation_order(results: Results, figure: Figure) -> None:
     """Draws where in model time a solve and two backward passes through it stand, over the order of evaluation."""
     found = shown_evaluation(results)
     if found is None:
-        _empty(figure, "No solved scenario has recorded attempts.")
+        empty(figure, "No solved scenario has recorded attempts.")
         return
     treated, s = found
     dynamics = treated.dynamics
@@ -670,7 +651,7 @@ def evaluation_order(results: Results, figure: Figure) -> None:
     size, positive = size[np.isfinite(size) & (size > 0)], times[np.isfinite(times) & (times > 0)]
     floor = None
     if size.size and size.max() > 1e3 * size.min():
-        _log(grid[0, 0].yaxis, positive)
+        log_axis(grid[0, 0].yaxis, positive)
         # Time 0 has no logarithm: it stands on a line of its own at the bottom.
         floor = 10.0 ** (np.floor(np.log10(positive.min())) - 1)
     small = total > 150
@@ -719,7 +700,7 @@ def evaluation_order(results: Results, figure: Figure) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         if not len(order):
-            _say(axes, "none")
+            say(axes, "none")
         begin += len(order)
     axes = grid[0, 0]
     if floor is not None:
@@ -790,7 +771,7 @@ def labels(results: Results) -> dict[str, str]:
     steps, rows = "The study has no factors.", "The study has no factors."
     if results.effects is not None:
         data = results.effects
-        names = _names(data, "waterfall")
+        names = store.labels(data, "waterfall")
         counts = [int(n) for n in data["waterfall_verified"].values]
         added = ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
         steps = f"Scenarios verified of {total} as remedies are added: {added}."

@@ -6,7 +6,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ class _Forward:
     def _without_estimate(
         self, record: Record, diagnosis: Diagnosis, lost: np.ndarray, x_start: np.ndarray, k: np.ndarray
     ) -> Cause:
-        attempt = next(taken_again(self.steps, record, lost[-1:], x_start, k))
+        attempt = self.steps.attempt(*began(record, int(lost[-1]), x_start), k)
         finding = diagnosis(attempt)
         said = (
             f"{len(lost)} of {len(record.end)} attempts gave no error estimate; the last one, {when(attempt)}: "
@@ -216,14 +216,10 @@ class _Forward:
         return max(counts), int(np.argmax(counts))
 
 
-def taken_again(
-    steps: SingleSteps, record: Record, which: np.ndarray, x_start: np.ndarray, k: Any
-) -> Iterator[Attempt]:
-    """Yields recorded attempts, by their numbers, taken again one after the other."""
-    for number in which:
-        before = int(np.sum(record.accepted[:number]))
-        x = record.step_x[before - 1] if before else x_start
-        yield steps.attempt(float(record.start[number]), float(record.end[number]), x, k)
+def began(record: Record, number: int, x_start: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """Returns start, end and first state of a recorded attempt: all that it takes to take it again."""
+    before = int(np.sum(record.accepted[:number]))
+    return float(record.start[number]), float(record.end[number]), record.step_x[before - 1] if before else x_start
 
 
 def when(attempt: Attempt) -> str:

@@ -16,12 +16,11 @@ import numpy as np
 import xarray as xr
 
 from retrograd import store
-from retrograd.schema import EFFECTS, OUTCOMES
+from retrograd.rescue import dotted
+from retrograd.schema import EFFECT_KINDS, MEASURES, OUTCOMES
 
 DRAWS, SEED = 2000, 1
 LEVELS = (0.025, 0.975)
-MEASURES = ("verified", "attempts", "seconds")
-KINDS = EFFECTS.variables["effect_kind"].flags
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ def weigh(settings: Mapping[str, Any], summary: xr.Dataset, seconds: np.ndarray)
             "value": factor(table(lambda e: e.value)),
             "low": factor(table(lambda e: e.low)),
             "high": factor(table(lambda e: e.high)),
-            "effect_kind": [KINDS.index(kind) for kind, _, _ in found],
+            "effect_kind": [EFFECT_KINDS.index(kind) for kind, _, _ in found],
             "cure_size": [len(sets[0]) if sets else -1 for sets in cures],
             "cure": [" or ".join(told(s) or "none needed" for s in sets) for sets in cures],
             "waterfall_verified": [count for _, count in steps],
@@ -200,6 +199,14 @@ def weigh(settings: Mapping[str, Any], summary: xr.Dataset, seconds: np.ndarray)
     }
 
 
+def clear_interactions(ds: xr.Dataset) -> list[int]:
+    """Returns the interactions on the share verified whose interval excludes 0, the largest first, as indices."""
+    m = MEASURES.index("verified")
+    value, low, high = (ds[name].values[m] for name in ("value", "low", "high"))
+    clear = (ds["effect_kind"].values == EFFECT_KINDS.index("interaction")) & ((low > 0) | (high < 0))
+    return [int(e) for e in np.argsort(-np.abs(value), kind="stable") if clear[e]]
+
+
 def _of_each(
     measures: list[np.ndarray], cells: Sequence[Mapping[str, str]], order: Mapping[str, Sequence[str]]
 ) -> list[tuple[Effect, ...]]:
@@ -212,19 +219,19 @@ def _name(effect: Effect) -> str:
 
 def _twin(settings: Mapping[str, Any], name: str, among: list[str]) -> tuple[str, list[str]]:
     """Returns the variant whose settings differ from those of another in the fewest keys, and these keys."""
-    mine = _flat(settings, name)
-    return min(
-        ((other, [k for k, v in mine.items() if v != _flat(settings, other).get(k)]) for other in among),
-        key=lambda pair: len(pair[1]),
-    )
+    mine = _dotted(settings, name)
+
+    def pair(other: str) -> tuple[str, list[str]]:
+        theirs = _dotted(settings, other)
+        return other, [key for key, value in mine.items() if value != theirs.get(key)]
+
+    return min(map(pair, among), key=lambda pair: len(pair[1]))
 
 
-def _flat(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _dotted(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     out: dict[str, Any] = {"gradient": settings["gradient_of"][name]}
     for stage in ("steady_state", "dynamics"):
-        for key, value in settings["variants"][name].get(stage, {}).items():
-            parts = value if isinstance(value, Mapping) and key != "guard" else {"": value}
-            out |= {f"{key}.{part}" if part else key: v for part, v in parts.items()}
+        out |= dotted(settings["variants"][name].get(stage, {}))
     return out
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from retrograd.causes import Cause, taken_again, told, when
+from retrograd.causes import Cause, began, told, when
 from retrograd.dynamics import Record, make_solver
 from retrograd.gradients import GradientProblem, Scenarios
 from retrograd.nonfinite import first_nonfinite
@@ -126,10 +126,11 @@ class _Backward:
         rejected = np.flatnonzero(~record.accepted.astype(bool))
         # The last ones are what the way back meets first, and the first step is the boldest.
         order = np.concatenate([rejected[-LOOKED_AT:][::-1], rejected[:-LOOKED_AT][:LOOKED_AT]])
-        for attempt in taken_again(self.steps, record, order, data.x_start[0], k):
-            t0, t1 = (np.asarray(t, self.problem.dtype) for t in (attempt.t0, attempt.t1))
-            stages, back = self._zero_back(self.problem.model, *map(jnp.asarray, (t0, t1, attempt.x)), k)
+        for number in order:
+            start = began(record, int(number), data.x_start[0])
+            stages, back = self._zero_back(self.problem.model, *(jnp.asarray(v, self.problem.dtype) for v in start), k)
             if not np.all(np.isfinite(back)):
+                attempt = self.steps.attempt(*start, k)
                 return attempt, self._why(attempt, np.asarray(stages), k)
         return None
 

@@ -56,12 +56,13 @@ class Plan:
         self.variants = list(self.study.variants)
         steady = ["steady_state"] if self.study.start == "steady_state" else []
         self.stages = [*steady, "dynamics", "gradients"]
+        self._options = {v: {s: stage_options(self.study, v, s) for s in self.stages} for v in self.variants}
         self.works: dict[str, Work] = {}
         self._of: dict[tuple[str, str], str] = {}
         for variant in self.variants:
             upstream: dict[str, str] = {}
             for stage in self.stages:
-                settings = canonical(stage_options(self.study, variant, stage))
+                settings = canonical(self._options[variant][stage])
                 # Sixteen digits of a digest of the settings, and of those of the stages before.
                 name = text_digest(canonical([stage, settings, upstream]))[:16]
                 self.works[name] = Work(stage, settings, dict(upstream))
@@ -132,7 +133,7 @@ class Plan:
     def gather_settings(self, variant: str, stage: str) -> str:
         """Returns what the result file of a variant's stage depends on, as canonical JSON."""
         settings = {"study": self.study.study, "variant": variant, "class": self.study.model.class_}
-        return canonical(settings | stage_options(self.study, variant, stage))
+        return canonical(settings | self._options[variant][stage])
 
     def summary_settings(self) -> str:
         """Returns the settings of the summary as canonical JSON."""
@@ -161,7 +162,7 @@ class Plan:
         variant, _ = self.debugged()
         settings = {"study": self.study.study, "variant": variant, "class": self.study.model.class_}
         for stage in self.stages:
-            settings |= stage_options(self.study, variant, stage)
+            settings |= self._options[variant][stage]
         return canonical(settings)
 
     def debug_scenario(self) -> str:
@@ -175,7 +176,7 @@ class Plan:
 
     def benchmark_settings(self) -> str:
         """Returns the settings of the benchmark as canonical JSON: those of `recommended`, or of the last variant."""
-        options = stage_options(self.study, self._benchmarked(), "gradients")
+        options = self._options[self._benchmarked()]["gradients"]
         return canonical({**options, "benchmark": self.study.benchmark.model_dump(mode="json")})
 
     def benchmark_scenarios(self) -> str:
@@ -197,7 +198,7 @@ class Plan:
         return canonical(
             {
                 "study": self.study.study,
-                "variants": self._resolved(),
+                "variants": self._options,
                 "gradient_of": {v: self.study.gradient_of(v) for v in self.variants},
                 # In order: the first level is what the others are compared with.
                 "factors": [[factor, list(levels)] for factor, levels in design.items()],
@@ -207,15 +208,12 @@ class Plan:
             }
         )
 
-    def _resolved(self) -> dict[str, dict[str, Any]]:
-        return {v: {stage: stage_options(self.study, v, stage) for stage in self.stages} for v in self.variants}
-
     def report_settings(self) -> str:
         """Returns the settings of the report as canonical JSON: the study, its variants resolved."""
         return canonical(
             {
                 "study": {key: value for key, value in self.study.as_given().items() if key != "benchmark"},
-                "resolved": self._resolved(),
+                "resolved": self._options,
                 "gradient_of": {v: self.study.gradient_of(v) for v in self.variants},
                 "stages": self.stages,
                 # Of those that are not built in: to be pasted into another study's config.

@@ -10,12 +10,12 @@ import numpy as np
 import yaml
 
 from retrograd import store
-from retrograd.schema import EFFECTS
+from retrograd.effects import clear_interactions
+from retrograd.schema import EFFECT_KINDS
 
 if TYPE_CHECKING:
-    from retrograd.report import Results, Treated
+    from retrograd.results import Results, Treated
 
-KINDS = EFFECTS.variables["effect_kind"].flags
 # Interactions and cures that are told; effects.nc holds all.
 MOST_TOLD = 12
 
@@ -29,16 +29,17 @@ def effect_rows(results: Results, kind: str) -> list[dict[str, Any]]:
     if ds is None:
         return []
     names = store.labels(ds, "effect")
+    if kind == "interaction":
+        told = clear_interactions(ds)[:MOST_TOLD]
+    else:
+        told = np.flatnonzero(ds["effect_kind"].values == EFFECT_KINDS.index(kind))
     rows = []
-    for e in np.flatnonzero(ds["effect_kind"].values == KINDS.index(kind)):
+    for e in told:
         measured = [tuple(float(ds[part].values[m, e]) for part in ("value", "low", "high")) for m in range(3)]
         name, _, twin = names[e].partition(" (against ")
         row = {"name": name, "twin": twin.removesuffix(")"), "judgement": _judgement(*measured)}
         row |= dict(zip(store.labels(ds, "measure"), measured, strict=True))
         rows.append(row)
-    if kind == "interaction":
-        clear = [r for r in rows if r["verified"][1] > 0 or r["verified"][2] < 0]
-        rows = sorted(clear, key=lambda r: -abs(r["verified"][0]))[:MOST_TOLD]
     return rows
 
 

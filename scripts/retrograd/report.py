@@ -1,12 +1,10 @@
-"""The report of a study: its results loaded, put into words and tables, and rendered as one HTML page."""
+"""The report of a study: its results put into words and tables, and rendered as one HTML page."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -16,8 +14,9 @@ import xarray as xr
 import yaml
 from markupsafe import Markup
 
-from retrograd import __version__, atlas_figures, figures, remedies, store
-from retrograd.scenarios import Table, read_scenarios
+from retrograd import __version__, atlas_figures, drawing, figures, remedies
+from retrograd.rescue import dotted
+from retrograd.results import MOST_VARIANTS, Results, Treated, spread
 from retrograd.schema import CAUSES, OUTCOMES, REASONS, STEADY_METHOD, STEADY_STATUS, VERDICTS
 
 FIGURES = {**figures.FIGURES, **atlas_figures.FIGURES}
@@ -28,214 +27,6 @@ MOST_SCENARIOS = 2000
 MOST_DERIVATIVES = 200
 # Sentences about single scenarios under one cause.
 MOST_SAID = 5
-
-
-# --- the results, loaded --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Treated:
-    """A variant's results.
-
-    - `method`: the gradient method whose verdict decides its outcomes.
-    - `settings`: what each of its stages was computed with, by stage.
-    """
-
-    name: str
-    method: str
-    settings: Mapping[str, Any]
-    dynamics: xr.Dataset
-    gradients: xr.Dataset
-    steady: xr.Dataset | None = None
-
-    @cached_property
-    def methods(self) -> list[str]:
-        return store.labels(self.gradients, "method")
-
-    @cached_property
-    def wrt(self) -> list[str]:
-        # A dimension without entries has no labels in the file.
-        return store.labels(self.gradients, "wrt") if "wrt_name" in self.gradients else []
-
-    @cached_property
-    def states(self) -> list[str]:
-        return store.labels(self.dynamics, "state")
-
-    @cached_property
-    def state_units(self) -> list[str]:
-        if "state_units" in self.dynamics.coords:
-            return [str(u) for u in self.dynamics["state_units"].values]
-        return [str(self.dynamics["x"].attrs.get("units", "1"))] * len(self.states)
-
-    @cached_property
-    def time_unit(self) -> str:
-        return str(self.dynamics["model_time"].attrs.get("units", "1"))
-
-    @cached_property
-    def size(self) -> np.ndarray:
-        """The largest |fd| of each scenario, shape (scenario,); NaN where there is none."""
-        fd = np.abs(self.gradients["fd"].values)
-        found = np.max(fd, axis=1, initial=-1.0, where=np.isfinite(fd))
-        return np.where(found >= 0, found, np.nan)
-
-    @cached_property
-    def difference(self) -> np.ndarray:
-        """|ad - fd|, shape (scenario, method, wrt)."""
-        return np.abs(self.gradients["ad"].values - self.gradients["fd"].values[:, None, :])
-
-    @cached_property
-    def bound(self) -> np.ndarray:
-        """What |ad - fd| may be, by the two error bounds together, shape (scenario, method, wrt)."""
-        own = self.gradients["ad_error"].values if "ad_error" in self.gradients else 0.0
-        return self.gradients["fd_error"].values[:, None, :] + own
-
-    @cached_property
-    def _offsets(self) -> dict[str, np.ndarray]:
-        return {name: store.ragged(self.dynamics, f"{name}_count") for name in ("step", "attempt")}
-
-    def steps(self, scenario: int) -> slice:
-        """Returns where a scenario's accepted steps stand."""
-        return slice(*self._offsets["step"][scenario : scenario + 2])
-
-    def attempts(self, scenario: int) -> slice:
-        """Returns where a scenario's attempts stand."""
-        return slice(*self._offsets["attempt"][scenario : scenario + 2])
-
-
-@dataclass(frozen=True, eq=False)
-class Results:
-    """A study's results: its settings as the plan resolved them, the summary, the files of each variant.
-
-    - `table`: the scenarios' parameters, None where they were not given.
-    - `effects`: what the remedies of a study with factors are worth, None of others.
-    """
-
-    settings: Mapping[str, Any]
-    summary: xr.Dataset
-    model: xr.Dataset
-    variants: tuple[Treated, ...]
-    table: Table | None = None
-    effects: xr.Dataset | None = None
-
-    @cached_property
-    def study(self) -> str:
-        return str(self.settings["study"]["study"])
-
-    @cached_property
-    def scenarios(self) -> list[str]:
-        return store.labels(self.summary, "scenario")
-
-    @cached_property
-    def outcome(self) -> np.ndarray:
-        """Codes of the outcomes, shape (variant, scenario)."""
-        return self.summary["outcome"].values
-
-    @cached_property
-    def attempts(self) -> np.ndarray:
-        """Accepted and rejected steps, shape (variant, scenario)."""
-        return self.summary["num_accepted"].values + self.summary["num_rejected"].values
-
-    def index(self, treated: Treated) -> int:
-        """Returns a variant's row in the summary."""
-        return self._rows[treated.name]
-
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return {v.name: i for i, v in enumerate(self.variants)}
-
-    @cached_property
-    def seconds(self) -> np.ndarray | None:
-        """Time of solve and gradient of one scenario [s], shape (variant,); None where it was not measured."""
-        return None if self.effects is None else self.effects["seconds"].values
-
-    def is_cell(self, treated: Treated) -> bool:
-        """Returns whether factors made a variant."""
-        return self.effects is not None and bool((self.effects["level"].values[self.index(treated)] >= 0).all())
-
-    @cached_property
-    def shown(self) -> list[Treated]:
-        """The variants that have a row where there is no room for all, in order.
-
-        All that the study lists, the best and its contrast, and of those that factors made as many as fit,
-        spread evenly from the fewest verified scenarios to the most.
-        """
-        if len(self.variants) <= figures.MOST_VARIANTS:
-            return list(self.variants)
-        first = [v for v in self.variants if not self.is_cell(v)][: figures.MOST_VARIANTS - 2]
-        first += [v for v in (self.best, self.contrast) if v is not None and v not in first]
-        rest = np.array([i for i, v in enumerate(self.variants) if v not in first])
-        ranked = rest[np.argsort([self.verified(self.variants[i]) for i in rest], kind="stable")]
-        chosen = {self.variants[i].name for i in figures.spread(ranked, figures.MOST_VARIANTS - len(first))}
-        return [v for v in self.variants if v in first or v.name in chosen]
-
-    def verified(self, treated: Treated) -> int:
-        """Returns how many scenarios of a variant have a verified gradient."""
-        return int((self.outcome[self.index(treated)] == 0).sum())
-
-    @cached_property
-    def best(self) -> Treated:
-        """The variant that verifies most; of equals `recommended`, else the one with fewer attempts."""
-
-        def rank(v: Treated) -> tuple[int, bool, float]:
-            attempts = self.attempts[self.index(v)]
-            return (-self.verified(v), v.name != "recommended", float(np.median(attempts)))
-
-        return min(self.variants, key=rank)
-
-    @cached_property
-    def contrast(self) -> Treated | None:
-        """The variant that verifies least, of those at the best one's precision and tolerance if any."""
-        others = [v for v in self.variants if v is not self.best]
-        alike = [v for v in others if _accuracy(v) == _accuracy(self.best)]
-        return min(alike or others, key=self.verified, default=None)
-
-
-def _accuracy(treated: Treated) -> tuple[Any, ...]:
-    dynamics = treated.settings.get("dynamics", {})
-    controller = dynamics.get("controller", {})
-    return dynamics.get("precision"), controller.get("rtol"), controller.get("atol")
-
-
-def load(
-    folder: str | os.PathLike[str],
-    settings: Mapping[str, Any],
-    model: str,
-    summary: str,
-    scenarios: str | None = None,
-    effects: str | None = None,
-) -> Results:
-    """Returns a study's results.
-
-    - `folder`: where the variants' folders stand.
-    - `settings`: what `Plan.report_settings` gives.
-    - `model`, `summary`, `scenarios`, `effects`: paths of `model.nc`, `summary.nc`, the scenario table and, of a study
-      with factors, `effects.nc`.
-    """
-    variants = []
-    for name, resolved in settings["resolved"].items():
-        files = {s: store.read(Path(folder) / name / f"{s}.nc", s) for s in settings["stages"]}
-        variants.append(
-            Treated(
-                name=name,
-                method=settings["gradient_of"][name],
-                settings=resolved,
-                dynamics=files["dynamics"],
-                gradients=files["gradients"],
-                steady=files.get("steady_state"),
-            )
-        )
-    table = store.read(summary, "summary")
-    # Canonical JSON has sorted the variants: the summary has them in the study's order.
-    order = store.labels(table, "variant")
-    variants.sort(key=lambda v: order.index(v.name))
-    return Results(
-        settings,
-        table,
-        store.read(model, "model"),
-        tuple(variants),
-        read_scenarios(scenarios) if scenarios else None,
-        store.read(effects, "effects") if effects else None,
-    )
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -372,8 +163,6 @@ CAUSE_WORDS = {
     ),
 }
 
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
 
 def number(value: Any, digits: int = 2) -> str:
     """Returns a number as it is read: `0.0012`, `3.4 × 10⁻⁹`; a dash where there is none."""
@@ -394,8 +183,8 @@ def number(value: Any, digits: int = 2) -> str:
     if -3 <= power < 4:
         return f"{float(text):.{max(digits - 1 - power, 0)}f}"
     if set(mantissa) <= set("10."):
-        return f"10{str(power).translate(_SUPERSCRIPT)}"
-    return f"{mantissa}\u00a0×\u00a010{str(power).translate(_SUPERSCRIPT)}"
+        return f"10{drawing.superscript(power)}"
+    return f"{mantissa}\u00a0×\u00a010{drawing.superscript(power)}"
 
 
 def shown_path(path: str | None) -> str | None:
@@ -471,13 +260,8 @@ def _flat(treated: Treated) -> dict[str, Any]:
     """Returns a variant's settings under dotted keys."""
     out: dict[str, Any] = {}
     for stage in treated.settings.values():
-        for key, value in stage.items():
-            if key in ("save_times", "start", "gradient") or (key == "steady_state" and value is None):
-                continue
-            if isinstance(value, Mapping) and key != "guard":
-                out |= {f"{key}.{k}": v for k, v in value.items()}
-            else:
-                out[key] = value
+        told = {k: v for k, v in stage.items() if k not in ("save_times", "start", "gradient")}
+        out |= dotted({k: v for k, v in told.items() if k != "steady_state" or v is not None})
     return {**out, "gradient": treated.method}
 
 
@@ -720,7 +504,7 @@ def failure_table(results: Results) -> list[dict[str, Any]]:
                     {
                         "name": treated.name,
                         "count": len(hit),
-                        "examples": [results.scenarios[s] for s in figures.spread(hit, 3)],
+                        "examples": [results.scenarios[s] for s in spread(hit, 3)],
                         "more": max(len(hit) - 3, 0),
                         "earliest": float(when.min()) if when.size else np.nan,
                         "latest": float(when.max()) if when.size else np.nan,
@@ -729,7 +513,7 @@ def failure_table(results: Results) -> list[dict[str, Any]]:
                     }
                 )
         # Of many variants those that it hit most.
-        keep = sorted(range(len(rows)), key=lambda r: -rows[r]["count"])[: figures.MOST_VARIANTS]
+        keep = sorted(range(len(rows)), key=lambda r: -rows[r]["count"])[:MOST_VARIANTS]
         told = {"code": name, "words": words, "advice": advice, "said": [said[r] for r in keep[:MOST_SAID]]}
         out.append(told | {"rows": [rows[r] for r in sorted(keep)], "left_out": len(rows) - len(keep)})
     return out
@@ -899,8 +683,8 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
         best=best,
         contrast=results.contrast,
         # Our own serialisation of a parsed SVG: every text in it is escaped.
-        svg={n: Markup(figures.inline(svgs[n], n, labels[n])) if n in svgs else "" for n in FIGURES},
-        outcomes=[(n, figures.OUTCOME_STYLE[n][0], OUTCOME_MEANING[n]) for n in OUTCOMES],
+        svg={n: Markup(drawing.inline(svgs[n], n, labels[n])) if n in svgs else "" for n in FIGURES},
+        outcomes=[(n, drawing.OUTCOME_STYLE[n][0], OUTCOME_MEANING[n]) for n in OUTCOMES],
         verdicts=VERDICTS,
         rows=verdict_table(results),
         shown=[v.name for v in results.shown],
@@ -974,7 +758,7 @@ def make(results: Results, html: str, svg: Sequence[str], png: Sequence[str]) ->
     wanted = {"svg": list(svg), "png": list(png)}
     for name in dict.fromkeys(Path(p).stem for p in (*svg, *png)):
         paths = {form: [p for p in found if Path(p).stem == name] for form, found in wanted.items()}
-        for form, content in figures.render(FIGURES[name], results, [form for form in paths if paths[form]]).items():
+        for form, content in drawing.render(FIGURES[name], results, [form for form in paths if paths[form]]).items():
             for path in paths[form]:
                 write(path, content)
                 sizes[Path(path).name] = len(content)

@@ -82,6 +82,15 @@ def changed(settings: Settings, changes: Settings) -> dict[str, Any]:
     return out
 
 
+def dotted(settings: Settings) -> dict[str, Any]:
+    """Returns settings with those of a mapping in it under dotted keys; a guard is one setting."""
+    out: dict[str, Any] = {}
+    for key, value in settings.items():
+        parts = isinstance(value, Mapping) and key != "guard"
+        out |= {f"{key}.{part}": v for part, v in value.items()} if parts else {key: value}
+    return out
+
+
 def ladder(settings: Settings, stop: float) -> list[tuple[str, dict[str, Any]]]:
     """Returns name and settings of each rung of a variant, in order.
 

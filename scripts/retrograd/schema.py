@@ -121,6 +121,10 @@ def _cause(dims: tuple[str, ...], term: bool) -> dict[str, Variable]:
     return {name: v for name, v in names.items() if term or name != "cause_term"}
 
 
+# Of a factorial study: what an effect is measured on, and what it compares.
+MEASURES = ("verified", "attempts", "seconds")
+EFFECT_KINDS = ("main", "interaction", "beside")
+
 S = ("scenario",)
 
 MODEL = Schema(
@@ -363,7 +367,7 @@ EFFECTS = Schema(
         ),
         "low": Variable(("measure", "effect"), "lower end of the effect's 95 % interval, from a bootstrap"),
         "high": Variable(("measure", "effect"), "upper end of the effect's 95 % interval, from a bootstrap"),
-        "effect_kind": _status(("effect",), "what is compared", ("main", "interaction", "beside")),
+        "effect_kind": _status(("effect",), "what is compared", EFFECT_KINDS),
         "cure_size": Variable(
             S,
             "number of remedies in the smallest set that verifies the scenario",

@@ -13,7 +13,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 
-from retrograd import atlas_figures, figures, report
+from retrograd import atlas_figures, drawing
+from retrograd.results import MOST_VARIANTS, Results, Treated
 from retrograd.scenarios import Table
 from retrograd.schema import CAUSES, OUTCOMES
 
@@ -46,7 +47,7 @@ RECORDS = (
 )
 
 
-def treated(name: str, outcome: np.ndarray, ratio: np.ndarray | None, recorded: bool = True) -> report.Treated:
+def treated(name: str, outcome: np.ndarray, ratio: np.ndarray | None, recorded: bool = True) -> Treated:
     rows = [RECORDS[s % 4] if recorded else [] for s in range(len(outcome))]
     flat = np.array([attempt for row in rows for attempt in row], float).reshape(-1, 4)
     failed = np.isin(outcome, [OUTCOMES.index("forward_failed"), OUTCOMES.index("steady_state_failed")])
@@ -64,7 +65,7 @@ def treated(name: str, outcome: np.ndarray, ratio: np.ndarray | None, recorded: 
     )
     if ratio is not None:
         dynamics["stiffness_ratio"] = ("scenario", ratio)
-    return report.Treated(name, "replay", {}, dynamics, xr.Dataset())
+    return Treated(name, "replay", {}, dynamics, xr.Dataset())
 
 
 def study(
@@ -75,7 +76,7 @@ def study(
     effects: xr.Dataset | None = None,
     ratio: bool = True,
     recorded: bool = True,
-) -> report.Results:
+) -> Results:
     """Returns results with the outcomes asked for, by variant; they are in memory alone.
 
     - `table`: columns and rows of the scenario table; without one a grid of k1 over k2.
@@ -98,10 +99,10 @@ def study(
     variants = tuple(treated(v, codes[i], ratios, recorded) for i, v in enumerate(outcomes))
     # A cell may be empty, which the table's own reader does not let pass yet.
     cells: Any = rows
-    return report.Results({}, summary, xr.Dataset(), variants, Table(tuple(ids), columns, tuple(cells)), effects)
+    return Results({}, summary, xr.Dataset(), variants, Table(tuple(ids), columns, tuple(cells)), effects)
 
 
-def design(scenarios: int = 24, extras: int = 2, factors: int = 7) -> report.Results:
+def design(scenarios: int = 24, extras: int = 2, factors: int = 7) -> Results:
     """Returns a full design with singles before it: cells of more remedies verify more."""
     chosen = dict(list(FACTORS.items())[:factors])
     cells = list(product((0, 1), repeat=factors))
@@ -146,15 +147,14 @@ def design(scenarios: int = 24, extras: int = 2, factors: int = 7) -> report.Res
     return study(outcomes, effects=effects)
 
 
-def draw(results: report.Results, name: str) -> Figure:
+def draw(results: Results, name: str) -> Figure:
     figure = Figure()
     atlas_figures.FIGURES[name].draw(results, figure)
     return figure
 
 
-def files(results: report.Results, name: str, *formats: str) -> dict[str, bytes]:
-    drawing = atlas_figures.FIGURES[name]
-    return figures._files(lambda figure: drawing.draw(results, figure), drawing.size(results), formats)
+def files(results: Results, name: str, *formats: str) -> dict[str, bytes]:
+    return drawing.render(atlas_figures.FIGURES[name], results, formats)
 
 
 def words(figure: Figure) -> list[str]:
@@ -167,7 +167,7 @@ MIXED = {
 }
 
 
-def odd() -> dict[str, report.Results]:
+def odd() -> dict[str, Results]:
     """Returns studies that lack what others have, or have far more of it."""
     rng = np.random.default_rng(2)
     total = 2000
@@ -210,18 +210,18 @@ def odd() -> dict[str, report.Results]:
 
 
 @pytest.fixture(scope="module")
-def factorial() -> report.Results:
+def factorial() -> Results:
     """130 variants: 128 cells of a design, and two outside it."""
     return design()
 
 
 @pytest.fixture(scope="module")
-def strange() -> dict[str, report.Results]:
+def strange() -> dict[str, Results]:
     return odd()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_figures_of_a_large_design_draw(factorial: report.Results, name: str) -> None:
+def test_figures_of_a_large_design_draw(factorial: Results, name: str) -> None:
     assert len(factorial.variants) == 130
     drawn = files(factorial, name, "svg")["svg"]
     assert len(drawn) < 500_000
@@ -237,7 +237,7 @@ def test_the_same_results_give_the_same_bytes(name: str) -> None:
     assert once == again
 
 
-def test_odd_results_draw_and_are_told(strange: dict[str, report.Results]) -> None:
+def test_odd_results_draw_and_are_told(strange: dict[str, Results]) -> None:
     for results in (strange[key] for key in strange if key != "large"):
         told = atlas_figures.labels(results)
         assert list(told) == NAMES
@@ -250,7 +250,7 @@ def test_odd_results_draw_and_are_told(strange: dict[str, report.Results]) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_many_scenarios_leave_files_small_and_names_as_they_are(strange: dict[str, report.Results], name: str) -> None:
+def test_many_scenarios_leave_files_small_and_names_as_they_are(strange: dict[str, Results], name: str) -> None:
     large = strange["large"]
     drawn = files(large, name, "svg")["svg"]
     assert len(drawn) < 2_500_000
@@ -260,7 +260,7 @@ def test_many_scenarios_leave_files_small_and_names_as_they_are(strange: dict[st
     assert len(atlas_figures.labels(large)[name]) > 20
 
 
-def test_what_is_lacking_is_said(strange: dict[str, report.Results]) -> None:
+def test_what_is_lacking_is_said(strange: dict[str, Results]) -> None:
     said = lambda study, name: " ".join(words(draw(strange[study], name)))
     assert said("single", "outcome_maps") == "Fewer than two columns of the scenario table vary."
     assert said("no table", "outcome_maps") == "The scenario table was not given."
@@ -272,7 +272,7 @@ def test_what_is_lacking_is_said(strange: dict[str, report.Results]) -> None:
     assert said("hollow", "effects").count("no number") == 3 * len(atlas_figures.shown_effects(strange["hollow"]))
 
 
-def test_maps_show_singles_the_best_and_an_even_choice_of_cells(factorial: report.Results) -> None:
+def test_maps_show_singles_the_best_and_an_even_choice_of_cells(factorial: Results) -> None:
     shown = atlas_figures.shown_maps(factorial)
     assert len(shown) == atlas_figures.MOST_MAPS
     assert [v.name for v in shown[:2]] == ["extra0", "extra1"]
@@ -285,7 +285,7 @@ def test_maps_show_singles_the_best_and_an_even_choice_of_cells(factorial: repor
     assert abs(np.median(counts) - np.median(cells)) <= 1
     figure = draw(factorial, "outcome_maps")
     assert sum(axes.axison for axes in figure.axes) == atlas_figures.MOST_MAPS
-    assert len(draw(factorial, "stiffness").axes[0].get_yticks()) == figures.MOST_VARIANTS
+    assert len(draw(factorial, "stiffness").axes[0].get_yticks()) == MOST_VARIANTS
     assert len(atlas_figures.shown_maps(study(MIXED))) == 2
 
 
@@ -372,7 +372,7 @@ def test_cause_sets_count_scenarios_and_cells() -> None:
     assert [bar.get_height() for bar in top.patches] == [2, 2, 1, 1]
     assert [bar.get_width() for bar in left.patches] == [5, 3]
     assert [t.get_text() for t in dots.get_yticklabels()] == ["kink", "check too coarse"]
-    filled = [list(line.get_ydata()) for line in dots.lines if line.get_color() == figures.BLACK]
+    filled = [list(line.get_ydata()) for line in dots.lines if line.get_color() == drawing.BLACK]
     assert filled == [[0], [0, 1], [], [1]]
     assert [t.get_text() for t in dots.get_xticklabels()] == ["nothing\nfailed"]
     assert "kink and check too coarse: 2" in atlas_figures.labels(results)["cause_sets"]
@@ -389,7 +389,7 @@ def test_rare_cause_sets_are_counted_together() -> None:
     assert [t.get_text() for t in dots.get_xticklabels()] == ["others:\n4 sets"]
 
 
-def test_waterfall_bars_float_from_count_to_count(factorial: report.Results) -> None:
+def test_waterfall_bars_float_from_count_to_count(factorial: Results) -> None:
     axes = draw(factorial, "waterfall").axes[0]
     bars = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in axes.patches]
     assert bars == [(0, 3), (3, 3), (3, 9), (9, 15), (15, 20), (20, 21)]
@@ -398,7 +398,7 @@ def test_waterfall_bars_float_from_count_to_count(factorial: report.Results) -> 
     assert "naive32 3, + float64 3, + stable 9" in atlas_figures.labels(factorial)["waterfall"]
 
 
-def test_effects_are_in_order_and_filled_where_clear(factorial: report.Results) -> None:
+def test_effects_are_in_order_and_filled_where_clear(factorial: Results) -> None:
     data = factorial.effects
     assert data is not None
     shown = atlas_figures.shown_effects(factorial)

@@ -179,7 +179,7 @@ def test_an_edit_changes_the_digest_of_exactly_the_scripts_that_use_it(module: P
 def test_the_report_does_not_rerun_simulations(copied: Path):
     used = {p.name for p in code_files(copied / "simulate.py")}
     assert {"simulate.py", "dynamics.py", "store.py", "job.py", "plugins.py", "weights.py", "schema.py"} <= used
-    assert not used & {"report.py", "figures.py", "summary.py", "gradients.py", "study.py"}
+    assert not used & {"report.py", "results.py", "figures.py", "drawing.py", "summary.py", "gradients.py", "study.py"}
 
 
 def test_the_digest_is_free_of_the_place_and_of_times(copied: Path, monkeypatch: pytest.MonkeyPatch):

@@ -18,6 +18,7 @@ from retrograd import remedies, report, store
 from retrograd.effects import seconds_of, weigh
 from retrograd.loading import load_study
 from retrograd.plan import Plan
+from retrograd.results import Results
 from retrograd.schema import EFFECTS
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ def ends(levels: dict[str, str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> report.Results:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     outcomes = {"extra": ["verified", *["forward_failed"] * 4]} | {n: ends(c) for n, c in CELLS.items()}
     found = study(tmp_path_factory.mktemp("remedies"), outcomes)
     rows = {v: {"dynamics": {"nonlinear": {"method": CELLS[v]["nonlinear"]}}} for v in CELLS}
@@ -58,7 +59,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> report.Results:
     return dataclasses.replace(found, effects=effects)
 
 
-def test_main_effects_are_told_with_their_intervals(results: report.Results):
+def test_main_effects_are_told_with_their_intervals(results: Results):
     rows = {row["name"]: row for row in remedies.effect_rows(results, "main")}
     assert list(rows) == ["guard: bounded", "nonlinear: newton", "gradient: replay"]
     # Of 5 scenarios newton adds scenario 1 always and scenario 3 under replay.
@@ -72,20 +73,20 @@ def test_main_effects_are_told_with_their_intervals(results: report.Results):
         assert low <= value <= high
 
 
-def test_a_variant_beside_the_design_is_held_against_its_closest_cell(results: report.Results):
+def test_a_variant_beside_the_design_is_held_against_its_closest_cell(results: Results):
     (row,) = remedies.effect_rows(results, "beside")
     assert row["name"] == "extra: controller.dtmax" and row["twin"] == "open-chord-checkpoint"
     assert row["verified"] == (0.0, 0.0, 0.0) and row["judgement"] == "no clear effect"
 
 
-def test_smallest_cures_are_counted_and_the_lost_are_named(results: report.Results):
+def test_smallest_cures_are_counted_and_the_lost_are_named(results: Results):
     rows = {row["cure"]: (row["size"], row["count"]) for row in remedies.cure_rows(results)}
     wanted = {"none needed": (0, 1), "newton": (1, 1), "bounded or replay": (1, 1), "newton + replay": (2, 1)}
     assert rows == wanted
     assert remedies.without_cure(results) == ["s04"]
 
 
-def test_the_cheapest_of_those_that_verify_most_is_advised(results: report.Results):
+def test_the_cheapest_of_those_that_verify_most_is_advised(results: Results):
     found = remedies.advice(results)
     assert found is not None
     assert (found["name"], found["verified"], found["solvable"], found["total"]) == ("open-newton-replay", 4, 4, 5)
@@ -104,7 +105,7 @@ def test_where_no_variant_verifies_all_the_others_are_named(tmp_path: Path):
     assert remedies.advice(study(tmp_path / "c", {"a": ["inconclusive"]})) is None
 
 
-def test_the_page_tells_it_and_ends_with_the_advice(results: report.Results, tmp_path: Path):
+def test_the_page_tells_it_and_ends_with_the_advice(results: Results, tmp_path: Path):
     names = list(report.FIGURES)
     report.make(results, str(tmp_path / "index.html"), [str(tmp_path / f"{n}.svg") for n in names], [])
     html = (tmp_path / "index.html").read_text(encoding="utf-8")
@@ -114,7 +115,7 @@ def test_the_page_tells_it_and_ends_with_the_advice(results: report.Results, tmp
     assert len(re.findall(r"<svg", html)) == len(names)
 
 
-def test_time_falls_to_scenarios_by_their_attempts(results: report.Results):
+def test_time_falls_to_scenarios_by_their_attempts(results: Results):
     summary = results.summary
     works = {v.name: {"dynamics": "d", "gradients": "g"} for v in results.variants}
     settings = {
@@ -147,7 +148,7 @@ def test_the_atlas_has_more_than_a_hundred_variants_and_shares_their_work(atlas:
     assert listed["variants"] == atlas.variants[:6]
 
 
-def test_what_is_advised_can_be_pasted(atlas: Plan, results: report.Results):
+def test_what_is_advised_can_be_pasted(atlas: Plan, results: Results):
     settings: dict[str, Any] = json.loads(atlas.report_settings())
     config = yaml.safe_load((ROOT / "config/studies/atlas.yaml").read_text())
     for name in ("recommended", "advice", "float64-stable-bounded-PI-root-newton-replay"):

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
-from retrograd import figures, report, store
+from retrograd import drawing, report, store
+from retrograd.results import Results, load
 from retrograd.scenarios import Table
 from retrograd.schema import CAUSES, DYNAMICS, GRADIENTS, MODEL, OUTCOMES, REASONS, STEADY_STATE, SUMMARY, VERDICTS
 
@@ -71,7 +72,7 @@ def study(
     name: str = "tiny",
     states: tuple[str, ...] = ("x0", "x1"),
     units: tuple[str, ...] = ("1", "1"),
-) -> report.Results:
+) -> Results:
     """Writes a study's files with the outcomes asked for, by variant; returns them as the rule loads them."""
     rng = np.random.default_rng(0)
     total, n = len(next(iter(outcomes.values()))), len(states)
@@ -215,7 +216,7 @@ def study(
         "stages": [*(["steady_state"] if steady else []), "dynamics", "gradients"],
     }
     rows = tuple((float(i % 3), float(i // 3)) for i in range(total))
-    results = report.load(folder, settings, str(folder / "model.nc"), str(folder / "summary.nc"))
+    results = load(folder, settings, str(folder / "model.nc"), str(folder / "summary.nc"))
     # Not by a file: names of scenarios that a table would refuse are tested too.
     return dataclasses.replace(results, table=Table(tuple(ids), ("k1", "k2"), rows))
 
@@ -234,7 +235,7 @@ MIXED = {
 }
 
 
-def make(results: report.Results, folder: Path, pictures: bool = False) -> str:
+def make(results: Results, folder: Path, pictures: bool = False) -> str:
     """Draws the figures, with their PNG files if asked for, writes the page and returns it."""
     svg, png = ([str(folder / f"{name}.{form}") for name in NAMES] for form in ("svg", "png"))
     report.make(results, str(folder / "index.html"), svg, png if pictures else [])
@@ -276,13 +277,13 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[report.Results, str, Path]:
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, str, Path]:
     folder = tmp_path_factory.mktemp("mixed")
     results = study(folder, MIXED)
     return results, make(results, folder / "report", pictures=True), folder / "report"
 
 
-def test_the_verdict_counts_every_outcome_in_one_sentence(mixed: tuple[report.Results, str, Path]) -> None:
+def test_the_verdict_counts_every_outcome_in_one_sentence(mixed: tuple[Results, str, Path]) -> None:
     results, html, _ = mixed
     told = {v.name: report.verdict(results, v) for v in results.variants}
     assert told == {
@@ -297,7 +298,7 @@ def test_the_verdict_counts_every_outcome_in_one_sentence(mixed: tuple[report.Re
     assert [v.name for v in results.variants] == ["recommended", "naive"]
 
 
-def test_the_page_asks_nothing_of_any_network(mixed: tuple[report.Results, str, Path]) -> None:
+def test_the_page_asks_nothing_of_any_network(mixed: tuple[Results, str, Path]) -> None:
     _, html, folder = mixed
     assert "http:" not in html
     assert "https:" not in html
@@ -310,7 +311,7 @@ def test_the_page_asks_nothing_of_any_network(mixed: tuple[report.Results, str, 
             assert local, (tag, key, value)
 
 
-def test_the_page_is_well_formed(mixed: tuple[report.Results, str, Path]) -> None:
+def test_the_page_is_well_formed(mixed: tuple[Results, str, Path]) -> None:
     page = Page(mixed[1])
     assert not page.open
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
@@ -323,7 +324,7 @@ def test_the_page_is_well_formed(mixed: tuple[report.Results, str, Path]) -> Non
     assert all(b <= a + 1 for a, b in pairwise(levels))
 
 
-def test_every_figure_is_shown_and_described(mixed: tuple[report.Results, str, Path]) -> None:
+def test_every_figure_is_shown_and_described(mixed: tuple[Results, str, Path]) -> None:
     _, html, folder = mixed
     pictures = [attrs for tag, attrs in Page(html).tags if tag == "svg"]
     assert len(pictures) == len(NAMES)
@@ -340,21 +341,21 @@ def test_every_figure_is_shown_and_described(mixed: tuple[report.Results, str, P
         assert b"dc:date" not in (folder / f"{name}.svg").read_bytes()
 
 
-def test_a_repeat_gives_the_same_bytes(mixed: tuple[report.Results, str, Path], tmp_path: Path) -> None:
+def test_a_repeat_gives_the_same_bytes(mixed: tuple[Results, str, Path], tmp_path: Path) -> None:
     again = make(study(tmp_path, MIXED), tmp_path / "report", pictures=True)
     assert again == mixed[1]
     for path in sorted(mixed[2].iterdir()):
         assert (tmp_path / "report" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_the_page_names_no_folder_of_this_machine(mixed: tuple[report.Results, str, Path]) -> None:
+def test_the_page_names_no_folder_of_this_machine(mixed: tuple[Results, str, Path]) -> None:
     _, html, folder = mixed
     assert "/home/someone" not in html
     assert str(folder) not in html
     assert "tiny.tsv" in html
 
 
-def test_causes_come_with_advice_and_with_what_cures_them(mixed: tuple[report.Results, str, Path]) -> None:
+def test_causes_come_with_advice_and_with_what_cures_them(mixed: tuple[Results, str, Path]) -> None:
     results, html, _ = mixed
     words = Page(html).words
     causes = {f["code"]: f for f in report.failure_table(results)}
@@ -368,7 +369,7 @@ def test_causes_come_with_advice_and_with_what_cures_them(mixed: tuple[report.Re
 
 def test_every_code_has_words() -> None:
     assert set(report.CAUSE_WORDS) == set(CAUSES)
-    assert set(report.OUTCOME_MEANING) == set(figures.OUTCOME_STYLE) == set(report._SHORT) == set(OUTCOMES)
+    assert set(report.OUTCOME_MEANING) == set(drawing.OUTCOME_STYLE) == set(report._SHORT) == set(OUTCOMES)
 
 
 def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
@@ -440,7 +441,7 @@ def test_thousands_of_scenarios_are_sampled(tmp_path: Path) -> None:
     assert len(html.encode()) < 5_000_000
 
 
-def test_the_config_on_the_page_is_the_study(mixed: tuple[report.Results, str, Path]) -> None:
+def test_the_config_on_the_page_is_the_study(mixed: tuple[Results, str, Path]) -> None:
     told = yaml.safe_load(report.study_yaml(mixed[0]))
     assert told == {
         "study": "tiny",

@@ -1,0 +1,231 @@
+"""The results of a study: its files loaded, and what is read off them in more than one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from retrograd import store
+from retrograd.scenarios import Table, read_scenarios
+
+# How many have a row of a figure or a table; what is left out is said in the captions.
+MOST_VARIANTS = 24
+
+
+@dataclass(frozen=True, eq=False)
+class Treated:
+    """A variant's results.
+
+    - `method`: the gradient method whose verdict decides its outcomes.
+    - `settings`: what each of its stages was computed with, by stage.
+    """
+
+    name: str
+    method: str
+    settings: Mapping[str, Any]
+    dynamics: xr.Dataset
+    gradients: xr.Dataset
+    steady: xr.Dataset | None = None
+
+    @cached_property
+    def methods(self) -> list[str]:
+        return store.labels(self.gradients, "method")
+
+    @cached_property
+    def wrt(self) -> list[str]:
+        # A dimension without entries has no labels in the file.
+        return store.labels(self.gradients, "wrt") if "wrt_name" in self.gradients else []
+
+    @cached_property
+    def states(self) -> list[str]:
+        return store.labels(self.dynamics, "state")
+
+    @cached_property
+    def state_units(self) -> list[str]:
+        if "state_units" in self.dynamics.coords:
+            return [str(u) for u in self.dynamics["state_units"].values]
+        return [str(self.dynamics["x"].attrs.get("units", "1"))] * len(self.states)
+
+    @cached_property
+    def time_unit(self) -> str:
+        return str(self.dynamics["model_time"].attrs.get("units", "1"))
+
+    @cached_property
+    def size(self) -> np.ndarray:
+        """The largest |fd| of each scenario, shape (scenario,); NaN where there is none."""
+        fd = np.abs(self.gradients["fd"].values)
+        found = np.max(fd, axis=1, initial=-1.0, where=np.isfinite(fd))
+        return np.where(found >= 0, found, np.nan)
+
+    @cached_property
+    def difference(self) -> np.ndarray:
+        """|ad - fd|, shape (scenario, method, wrt)."""
+        return np.abs(self.gradients["ad"].values - self.gradients["fd"].values[:, None, :])
+
+    @cached_property
+    def bound(self) -> np.ndarray:
+        """What |ad - fd| may be, by the two error bounds together, shape (scenario, method, wrt)."""
+        own = self.gradients["ad_error"].values if "ad_error" in self.gradients else 0.0
+        return self.gradients["fd_error"].values[:, None, :] + own
+
+    @cached_property
+    def _offsets(self) -> dict[str, np.ndarray]:
+        return {name: store.ragged(self.dynamics, f"{name}_count") for name in ("step", "attempt")}
+
+    def steps(self, scenario: int) -> slice:
+        """Returns where a scenario's accepted steps stand."""
+        return slice(*self._offsets["step"][scenario : scenario + 2])
+
+    def attempts(self, scenario: int) -> slice:
+        """Returns where a scenario's attempts stand."""
+        return slice(*self._offsets["attempt"][scenario : scenario + 2])
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """A study's results: its settings as the plan resolved them, the summary, the files of each variant.
+
+    - `table`: the scenarios' parameters, None where they were not given.
+    - `effects`: what the remedies of a study with factors are worth, None of others.
+    """
+
+    settings: Mapping[str, Any]
+    summary: xr.Dataset
+    model: xr.Dataset
+    variants: tuple[Treated, ...]
+    table: Table | None = None
+    effects: xr.Dataset | None = None
+
+    @cached_property
+    def study(self) -> str:
+        return str(self.settings["study"]["study"])
+
+    @cached_property
+    def scenarios(self) -> list[str]:
+        return store.labels(self.summary, "scenario")
+
+    @cached_property
+    def outcome(self) -> np.ndarray:
+        """Codes of the outcomes, shape (variant, scenario)."""
+        return self.summary["outcome"].values
+
+    @cached_property
+    def attempts(self) -> np.ndarray:
+        """Accepted and rejected steps, shape (variant, scenario)."""
+        return self.summary["num_accepted"].values + self.summary["num_rejected"].values
+
+    def index(self, treated: Treated) -> int:
+        """Returns a variant's row in the summary."""
+        return self._rows[treated.name]
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {v.name: i for i, v in enumerate(self.variants)}
+
+    @cached_property
+    def seconds(self) -> np.ndarray | None:
+        """Time of solve and gradient of one scenario [s], shape (variant,); None where it was not measured."""
+        return None if self.effects is None else self.effects["seconds"].values
+
+    def is_cell(self, treated: Treated) -> bool:
+        """Returns whether factors made a variant."""
+        return self.effects is not None and bool((self.effects["level"].values[self.index(treated)] >= 0).all())
+
+    @cached_property
+    def shown(self) -> list[Treated]:
+        """The variants that have a row where there is no room for all, in order.
+
+        All that the study lists, the best and its contrast, and of those that factors made as many as fit,
+        spread evenly from the fewest verified scenarios to the most.
+        """
+        if len(self.variants) <= MOST_VARIANTS:
+            return list(self.variants)
+        first = [v for v in self.variants if not self.is_cell(v)][: MOST_VARIANTS - 2]
+        first += [v for v in (self.best, self.contrast) if v is not None and v not in first]
+        rest = np.array([i for i, v in enumerate(self.variants) if v not in first])
+        ranked = rest[np.argsort([self.verified(self.variants[i]) for i in rest], kind="stable")]
+        chosen = {self.variants[i].name for i in spread(ranked, MOST_VARIANTS - len(first))}
+        return [v for v in self.variants if v in first or v.name in chosen]
+
+    def verified(self, treated: Treated) -> int:
+        """Returns how many scenarios of a variant have a verified gradient."""
+        return int((self.outcome[self.index(treated)] == 0).sum())
+
+    @cached_property
+    def best(self) -> Treated:
+        """The variant that verifies most; of equals `recommended`, else the one with fewer attempts."""
+
+        def rank(v: Treated) -> tuple[int, bool, float]:
+            attempts = self.attempts[self.index(v)]
+            return (-self.verified(v), v.name != "recommended", float(np.median(attempts)))
+
+        return min(self.variants, key=rank)
+
+    @cached_property
+    def contrast(self) -> Treated | None:
+        """The variant that verifies least, of those at the best one's precision and tolerance if any."""
+        others = [v for v in self.variants if v is not self.best]
+        alike = [v for v in others if _accuracy(v) == _accuracy(self.best)]
+        return min(alike or others, key=self.verified, default=None)
+
+
+def spread(order: np.ndarray, count: int) -> np.ndarray:
+    """Returns up to `count` entries of a sequence, evenly spread, with both ends."""
+    if len(order) <= count:
+        return order
+    return order[np.unique(np.round(np.linspace(0, len(order) - 1, count)).astype(int))]
+
+
+def _accuracy(treated: Treated) -> tuple[Any, ...]:
+    dynamics = treated.settings.get("dynamics", {})
+    controller = dynamics.get("controller", {})
+    return dynamics.get("precision"), controller.get("rtol"), controller.get("atol")
+
+
+def load(
+    folder: str | os.PathLike[str],
+    settings: Mapping[str, Any],
+    model: str,
+    summary: str,
+    scenarios: str | None = None,
+    effects: str | None = None,
+) -> Results:
+    """Returns a study's results.
+
+    - `folder`: where the variants' folders stand.
+    - `settings`: what `Plan.report_settings` gives.
+    - `model`, `summary`, `scenarios`, `effects`: paths of `model.nc`, `summary.nc`, the scenario table and, of a study
+      with factors, `effects.nc`.
+    """
+    variants = []
+    for name, resolved in settings["resolved"].items():
+        files = {s: store.read(Path(folder) / name / f"{s}.nc", s) for s in settings["stages"]}
+        variants.append(
+            Treated(
+                name=name,
+                method=settings["gradient_of"][name],
+                settings=resolved,
+                dynamics=files["dynamics"],
+                gradients=files["gradients"],
+                steady=files.get("steady_state"),
+            )
+        )
+    table = store.read(summary, "summary")
+    # Canonical JSON has sorted the variants: the summary has them in the study's order.
+    order = store.labels(table, "variant")
+    variants.sort(key=lambda v: order.index(v.name))
+    return Results(
+        settings,
+        table,
+        store.read(model, "model"),
+        tuple(variants),
+        read_scenarios(scenarios) if scenarios else None,
+        store.read(effects, "effects") if effects else None,
+    )
