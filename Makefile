@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
 CONFIG ?=
+CUDA ?=
 PYTEST_ARGS ?=
 
 # The newest Python from 3.13 down to 3.11 that runs here and can make virtual environments; PYTHON=... overrides it.
@@ -26,18 +27,22 @@ define install
 	@$(BIN)/uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/uv.txt
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --compile-bytecode --require-hashes $(1) \
 		|| $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r $(1)
+	@rm -f $(VENV)/.run* $(VENV)/.dev
 	@touch $@
 endef
 
-$(VENV)/.run: envs/requirements.txt envs/uv.txt
-	$(call install,envs/requirements.txt)
+LOCKED := $(if $(CUDA),-cuda$(CUDA))
+
+# One environment, which the last lock made: each has a stamp of its own.
+$(VENV)/.run$(LOCKED): envs/requirements$(LOCKED).txt envs/uv.txt
+	$(call install,$<)
 
 # The tests' lock holds everything that the run's lock holds.
 $(VENV)/.dev: envs/requirements-dev.txt envs/uv.txt
-	$(call install,envs/requirements-dev.txt)
+	$(call install,$<)
 	@touch $(VENV)/.run
 
-run: $(VENV)/.run  ## the default study, up to its report (CONFIG=path for another one, CORES=n)
+run: $(VENV)/.run$(LOCKED)  ## the default study, up to its report (CONFIG=path for another one, CORES=n, CUDA=12 or 13)
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --workflow-profile workflow/profiles/default $(if $(CONFIG),--configfile $(CONFIG))
 
 test: $(VENV)/.dev  ## the whole test suite

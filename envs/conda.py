@@ -1,15 +1,17 @@
-"""Writes envs/retrograd.yaml, for `snakemake --sdm conda`: the direct dependencies, pinned as in the lock."""
+"""Writes envs/retrograd*.yaml, for conda users and `snakemake --sdm conda`: every package of a lock, pinned."""
 
 from __future__ import annotations
 
-import re
-import tomllib
-from pathlib import Path
+from locks import FOLDER, PLATFORMS, locked
 
-ROOT = Path(__file__).parent.parent
 PYTHON = "3.12"
+LOCKS = {
+    "retrograd.yaml": "requirements.txt",
+    "retrograd-cuda12.yaml": "requirements-cuda12.txt",
+    "retrograd-cuda13.yaml": "requirements-cuda13.txt",
+}
 HEAD = f"""\
-# For `snakemake --sdm conda`; `make` needs no conda. Written by `make lock` from pyproject.toml and requirements.txt.
+# For conda and `snakemake --sdm conda`; `make` needs no conda. Written by `make lock` from %s.
 channels:
   - conda-forge
   - nodefaults
@@ -20,29 +22,32 @@ dependencies:
 """
 
 
-def locked() -> dict[str, str]:
-    """Returns the version of every package of the lock that Python 3.12 gets."""
-    found = {}
-    for line in (ROOT / "envs/requirements.txt").read_text().splitlines():
-        match = re.match(r"([a-zA-Z0-9._-]+)==(\S+)(.*)", line)
-        if match and "python_full_version < '3.12'" not in match[3]:
-            found[match[1].lower()] = match[2]
-    return found
+def text(lock: str) -> str:
+    """Returns the environment of a lock: pip's packages, since jax and its plug-ins are built for pip first."""
+    wanted: dict[str, dict[str, set[str]]] = {}
+    for platform in PLATFORMS:
+        for name, pin in locked(lock, platform, PYTHON).items():
+            wanted.setdefault(name, {}).setdefault(pin.version, set()).add(platform)
+    lines = [
+        f"      - {name}=={version}{_marker(platforms)}\n"
+        for name, versions in sorted(wanted.items())
+        for version, platforms in versions.items()
+    ]
+    return HEAD % lock + "".join(lines)
 
 
-def wanted() -> list[str]:
-    """Returns the names of the direct dependencies, with their extras."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = [re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?", d) for d in project["dependencies"]]
-    return sorted({name[0] for name in names if name})
-
-
-def text() -> str:
-    """Returns the whole file."""
-    versions = locked()
-    pins = [f"      - {name}=={versions[name.partition('[')[0].lower()]}\n" for name in wanted()]
-    return HEAD + "".join(pins)
+def _marker(platforms: set[str]) -> str:
+    """Returns the marker, with a semicolon before it, that holds on these platforms only."""
+    if platforms == set(PLATFORMS):
+        return ""
+    if platforms == {p for p in PLATFORMS if p.startswith("linux")}:
+        return " ; sys_platform == 'linux'"
+    each = (
+        " and ".join(f"{k} == '{PLATFORMS[p][k]}'" for k in ("sys_platform", "platform_machine")) for p in platforms
+    )
+    return " ; " + " or ".join(sorted(each))
 
 
 if __name__ == "__main__":
-    (ROOT / "envs/retrograd.yaml").write_text(text())
+    for name, lock in LOCKS.items():
+        (FOLDER / name).write_text(text(lock))

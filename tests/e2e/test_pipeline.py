@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import subprocess
 import sys
@@ -205,6 +206,7 @@ def test_open_results_is_indexed_by_labels(finished_run):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(platform.machine() == "aarch64", reason="the lock has no compliance-checker for aarch64")
 def test_every_netcdf_file_is_cf_compliant(finished_run, tmp_path):
     files = sorted((finished_run / "results/tiny").rglob("*.nc"))
     assert len(files) == 11  # the model, 2 chunks and 1 result file a stage, the summary
