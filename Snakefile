@@ -22,6 +22,7 @@ include: "workflow/rules/gradients.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/debug.smk"
 include: "workflow/rules/benchmark.smk"
+include: "workflow/rules/archive.smk"
 
 
 rule all:

@@ -1,5 +1,6 @@
 """Draw the figures of a study and write its page (rule report)."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ def main(run, folder, model_file, summary_file, scenarios, effects_file, out_htm
     from retrograd import report
     from retrograd.results import load
 
-    results = load(folder, run.settings, model_file, summary_file, scenarios, effects_file)
+    settings = run.settings | {"study": json.loads(run.settings["study"])}
+    results = load(folder, settings, model_file, summary_file, scenarios, effects_file)
     for treated in results.variants:
         log.info("%s: %s", treated.name, report.verdict(results, treated))
     sizes = report.make(results, out_html, out_svg, out_png)

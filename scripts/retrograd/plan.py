@@ -5,6 +5,7 @@ The Snakefile imports this on every parse, in every job: nothing heavy may be im
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +13,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from retrograd.archive import CONFIG, bad_name
 from retrograd.arguments import asked_for, headline
 from retrograd.errors import RetrogradError
 from retrograd.loading import load_study
+from retrograd.packing import source
 from retrograd.provenance import canonical, code_digest, file_digest, text_digest
 from retrograd.scenarios import chunks
-from retrograd.study import stage_options
+from retrograd.study import BESIDE, stage_options
 
 SCRIPTS = {
     "export": "export_model.py",
@@ -31,6 +36,8 @@ SCRIPTS = {
     "strict": "require_verified.py",
     "debug": "debug_scenario.py",
     "benchmark": "benchmark_methods.py",
+    "archive": "make_archive.py",
+    "verify": "verify_archive.py",
 }
 
 
@@ -208,11 +215,68 @@ class Plan:
             }
         )
 
+    def given(self) -> dict[str, tuple[str, str]]:
+        """Returns what the study is given: role -> its file, and the file's name in an archive.
+
+        That is the same where it can be; a file from elsewhere gets a place of its own.
+        """
+        model = self.study.model
+        files = {"plugin": model.plugin, "weights": model.weights, "scenarios": self.study.scenarios}
+        taken = {*source(self.root), CONFIG}
+        out = {}
+        for role, file in files.items():
+            if file is not None:
+                here = os.path.normpath(file).replace(os.sep, "/")
+                last = here.rpartition("/")[2]
+                options = (here, f"study/{last}", f"study/{role}{Path(file).suffix}")
+                out[role] = file, next(n for n in options if not bad_name(n) and n not in taken)
+        return out
+
+    def result_files(self) -> list[str]:
+        """Returns the netCDF files of the study that are results: chunks are parts of them."""
+        stages = [f"{self.results}/{variant}/{stage}.nc" for variant in self.variants for stage in self.stages]
+        remedies = [f"{self.results}/effects.nc", *self.timings()] if self.study.cells else []
+        return [f"{self.results}/model.nc", *stages, f"{self.results}/summary.nc", *remedies]
+
+    @cache  # noqa: B019
+    def source_digest(self) -> str:
+        """Returns the sha256 over the workflow's own files."""
+        return text_digest(canonical({name: file_digest(path) for name, path in source(self.root).items()}))
+
+    def archive_settings(self) -> str:
+        """Returns the settings of the archive as canonical JSON: the study's config as YAML, and what it is given."""
+        given = self.given()
+        study = self.study.as_given()
+        study["model"] |= {role: given[role][1] for role in ("plugin", "weights") if role in given}
+        study["scenarios"] = given["scenarios"][1]
+        text = yaml.safe_dump(study, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+        return canonical({"config": text, "given": {role: list(names) for role, names in given.items()}})
+
+    def archive_asked_for(self) -> str:
+        """Returns the path that `--config archive=PATH` names; raises RetrogradError where there is none."""
+        value = self.study.arguments.get("archive")
+        if value is None or not str(value).strip():
+            example = {"archive": f"results/archives/{self.study.study}.zip"}
+            raise RetrogradError(headline("verify", ["archive: found nothing, wanted the path of an archive"], example))
+        return str(value)
+
+    def settings_of_results(self) -> dict[str, str]:
+        """Returns the settings that each result file was computed with, as canonical JSON; those of times left out."""
+        out = {
+            f"{self.results}/model.nc": self.export_settings(),
+            f"{self.results}/summary.nc": self.summary_settings(),
+        }
+        for variant in self.variants:
+            for stage in self.stages:
+                out[f"{self.results}/{variant}/{stage}.nc"] = self.gather_settings(variant, stage)
+        return out | ({f"{self.results}/effects.nc": self.effects_settings()} if self.study.cells else {})
+
     def report_settings(self) -> str:
         """Returns the settings of the report as canonical JSON: the study, its variants resolved."""
         return canonical(
             {
-                "study": {key: value for key, value in self.study.as_given().items() if key != "benchmark"},
+                # As text: canonical JSON sorts keys, and the first level of a factor is what others are compared with.
+                "study": json.dumps({k: v for k, v in self.study.as_given().items() if k not in BESIDE}),
                 "resolved": self._options,
                 "gradient_of": {v: self.study.gradient_of(v) for v in self.variants},
                 "stages": self.stages,

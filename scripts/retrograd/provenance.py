@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = "retrograd"
 _STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
 
 
@@ -34,29 +34,31 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 
 
 def code_files(script: Path) -> list[Path]:
-    """Returns a script and every module of this package that it imports, directly or through others.
+    """Returns a script and every module of the package beside it that it imports, directly or through others.
 
     Imports are read from the syntax tree, those inside functions too, so that a change in the report's code does not
     rerun simulations.
     """
+    script = script.resolve()
+    package = script.parent / PACKAGE
     seen: dict[Path, None] = {}
-    todo = [script.resolve()]
+    todo = [script]
     while todo:
         path = todo.pop()
         if path in seen:
             continue
         seen[path] = None
-        todo.extend(_imported(path))
+        todo.extend(_imported(path, package))
     return sorted(seen)
 
 
-def _imported(path: Path) -> set[Path]:
+def _imported(path: Path, package: Path) -> set[Path]:
     found = set()
     for name in _import_names(path.read_bytes()):
         head, _, rest = name.partition(".")
-        if head == PACKAGE.name:
-            target = PACKAGE.joinpath(*rest.split(".")) if rest else PACKAGE
-            found |= {PACKAGE / "__init__.py", target.with_suffix(".py"), target / "__init__.py"}
+        if head == PACKAGE:
+            target = package.joinpath(*rest.split(".")) if rest else package
+            found |= {package / "__init__.py", target.with_suffix(".py"), target / "__init__.py"}
     return {p for p in found if p.is_file()}
 
 

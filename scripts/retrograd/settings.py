@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NoReturn, TypeGuard
@@ -40,7 +41,20 @@ _REFUSED_SOLVERS = {
     **dict.fromkeys(_OTHER_SOLVERS.split(), "is refused: no adaptive error estimate or no Butcher tableau"),
 }
 # Files and folders that stand beside the variants' folders in results/<study>/.
-RESERVED = ("benchmarks", "chunks", "comparison", "debug", "logs", "model.nc", "report", "summary.nc")
+RESERVED = (
+    *(
+        "benchmarks",
+        "chunks",
+        "comparison",
+        "debug",
+        "effects.nc",
+        "logs",
+        "model.nc",
+        "report",
+        "summary.nc",
+        "timings",
+    ),
+)
 
 
 # --- types ----------------------------------------------------------------------------------------
@@ -150,6 +164,32 @@ Text = Annotated[str, only("a text", lambda v: isinstance(v, str) and bool(v.str
 Flag = Annotated[bool, only("true or false", lambda v: isinstance(v, bool))]
 Name = Annotated[str, BeforeValidator(check_name)]
 VariantName = Annotated[str, BeforeValidator(check_variant_name)]
+
+
+def is_orcid(value: Any) -> bool:
+    """Returns whether a value is an ORCID, its last digit right (ISO 7064, 11-2)."""
+    if not (isinstance(value, str) and re.fullmatch(r"(\d{4}-){3}\d{3}[\dX]", value)):
+        return False
+    total = 0
+    for digit in value.replace("-", "")[:-1]:
+        total = 2 * (total + int(digit))
+    return "0123456789X"[(12 - total % 11) % 11] == value[-1]
+
+
+def _day(value: Any) -> str:
+    # YAML makes a date of an unquoted one.
+    text = value.isoformat() if isinstance(value, date) else value
+    try:
+        good = isinstance(text, str) and date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        good = False
+    return text if good else refuse("a date, such as 2026-11-23")
+
+
+def is_doi(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"10\.\d{4,9}/\S+", value) is not None
+
+
 FilePath = Annotated[str, only("a path, relative to the working directory or absolute, without { and }", is_path)]
 Finite = Annotated[float, real("a finite number")]
 Positive = Annotated[float, real("a finite number above 0", lambda v: v > 0)]
@@ -159,6 +199,9 @@ Steps = Annotated[int, whole("a whole number from 1 to 2147483647", 1, 2**31 - 1
 Size = Annotated[int, whole("a whole number from 1 to 100000", 1, 100_000)]
 Natural = Annotated[int, whole("a whole number, 0 or above", 0, 2**31 - 1)]
 Method = Annotated[str, choice(GRADIENT_METHODS)]
+Day = Annotated[str, BeforeValidator(_day)]
+Doi = Annotated[str, only("a DOI, such as 10.5281/zenodo.1234567", is_doi)]
+Orcid = Annotated[str, only("an ORCID with its last digit right, such as 0000-0002-1825-0097", is_orcid)]
 
 
 class Part(BaseModel):

@@ -57,6 +57,12 @@ def content_digest(tree: xr.Dataset | xr.DataTree) -> str:
     return digest.hexdigest()
 
 
+def content_digest_of(path: str | os.PathLike[str]) -> str:
+    """Returns the `content_digest` of a written file, computed from what stands in it."""
+    with xr.open_datatree(path, engine="netcdf4", decode_times=False) as tree:
+        return content_digest(tree)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         # An attribute of one number is read back as a scalar.

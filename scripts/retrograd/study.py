@@ -24,11 +24,14 @@ from retrograd.scenarios import Table
 from retrograd.settings import (
     BENCHMARK_METHODS,
     GRADIENT_METHODS,
+    Day,
+    Doi,
     FilePath,
     Flag,
     Method,
     Name,
     Natural,
+    Orcid,
     Part,
     Relative,
     Size,
@@ -46,6 +49,8 @@ from retrograd.settings import (
 
 # Keys that `snakemake --config` puts beside the study: arguments of single commands, no part of it.
 ARGUMENTS = ("archive", "reference", "scenario", "variant", "trust_plugin", "portable")
+# Keys of a study that its results and its report do not depend on.
+BESIDE = ("benchmark", "publication")
 STAGES = ("steady_state", "dynamics", "gradients")
 STARTS = ("steady_state", "initial_state")
 WRT = ("dynamic", "steady", "network")
@@ -119,6 +124,27 @@ class Benchmark(Part):
         default=(1e-3, 1e-5, 1e-7, 1e-9),
         description="relative tolerances of the controller, falling; the absolute ones are a hundredth of them [1]",
     )
+
+
+class Author(Part):
+    """Somebody who made a study."""
+
+    name: Text = Field(description="name: Family, Given")
+    affiliation: Text | None = Field(default=None, description="where the author works")
+    orcid: Orcid | None = Field(default=None, description="ORCID, four groups of four digits")
+
+
+class Publication(Part):
+    """What an archive says of the study besides its numbers; nothing else depends on it."""
+
+    title: Text | None = Field(default=None, description="title; null: made of the study's name")
+    description: Text | None = Field(default=None, description="a paragraph about the study")
+    authors: tuple[Author, ...] = Field(default=(), description="who made it, each with name, affiliation, orcid")
+    license: Text | None = Field(
+        default=None, description="licence of the archive, an SPDX identifier such as CC-BY-4.0"
+    )
+    date: Day | None = Field(default=None, description="date of publication, YYYY-MM-DD")
+    doi: Doi | None = Field(default=None, description="DOI of the archive, if it has one already")
 
 
 def _level(value: Any) -> Any:
@@ -203,6 +229,7 @@ class Study(Part):
     chunk_size: Size = Field(default=64, description="scenarios per job [1]")
     gradient: Gradient = Field(default=Gradient(), description="which derivatives are formed and checked")
     benchmark: Benchmark = Field(default=Benchmark(), description="what `snakemake benchmark` measures")
+    publication: Publication = Field(default=Publication(), description="what the study's archive says about it")
     strict: Flag = Field(default=False, description="true: a scenario without a verified gradient fails the run")
 
     # What load_study found beside the config. No fields: those are the config's documentation.

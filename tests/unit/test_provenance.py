@@ -91,11 +91,10 @@ def test_digests(tmp_path: Path):
 
 
 @pytest.fixture
-def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Returns a copy of scripts/, to which the package's own place is set."""
+def copied(tmp_path: Path) -> Path:
+    """Returns a copy of scripts/."""
     target = tmp_path / "scripts"
     shutil.copytree(ROOT / "scripts", target, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(provenance, "PACKAGE", target / "retrograd")
     return target
 
 
@@ -148,7 +147,6 @@ def test_code_files_follow_every_form_of_import(tmp_path: Path, monkeypatch: pyt
         "                import retrograd.method\n"
         "text = 'import retrograd.unused'\n"
     )
-    monkeypatch.setattr(provenance, "PACKAGE", package)
     wanted = {package / f"{name}.py" for name in texts if not name.startswith("unused")} | {script}
     assert set(code_files(script)) == wanted
 
@@ -182,12 +180,11 @@ def test_the_report_does_not_rerun_simulations(copied: Path):
     assert not used & {"report.py", "results.py", "figures.py", "drawing.py", "summary.py", "gradients.py", "study.py"}
 
 
-def test_the_digest_is_free_of_the_place_and_of_times(copied: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_digest_is_free_of_the_place_and_of_times(copied: Path):
     here = {s.name: code_digest(copied / s.name) for s in SCRIPTS}
     for path in copied.rglob("*.py"):
         os.utime(path, (1, 1))
     assert {s.name: code_digest(copied / s.name) for s in SCRIPTS} == here
-    monkeypatch.setattr(provenance, "PACKAGE", ROOT / "scripts" / "retrograd")
     assert {s.name: code_digest(s) for s in SCRIPTS} == here
 
 

@@ -73,6 +73,23 @@ def test_main_effects_are_told_with_their_intervals(results: Results):
         assert low <= value <= high
 
 
+@pytest.mark.parametrize(
+    ("verified", "attempts", "seconds", "word"),
+    [
+        ((0.1, 0.02, 0.2), (2, 1.5, 3), (2, 1.5, 3), "helps"),
+        ((-0.1, -0.2, -0.02), (0.5, 0.4, 0.6), (0.5, 0.4, 0.6), "harms"),
+        ((0, -0.1, 0.1), (0.9, 0.8, 0.99), (2, 1.5, 3), "saves"),
+        ((0, -0.1, 0.1), (1.02, 1.01, 1.03), (1, 0.9, 1.2), "costs"),
+        ((0, -0.1, 0.1), (1, 0.9, 1.2), (1.2, 1.11, 1.3), "costs"),
+        # Machine time varies by more than scenarios tell.
+        ((0, -0.1, 0.1), (1, 0.9, 1.2), (1.05, 1.02, 1.09), "no clear effect"),
+        ((0, -0.1, 0.1), (1, 0.9, 1.2), (0.95, 0.92, 0.97), "no clear effect"),
+    ],
+)
+def test_what_an_effect_is_called(verified, attempts, seconds, word):
+    assert remedies.judge(verified, attempts, seconds) == word
+
+
 def test_a_variant_beside_the_design_is_held_against_its_closest_cell(results: Results):
     (row,) = remedies.effect_rows(results, "beside")
     assert row["name"] == "extra: controller.dtmax" and row["twin"] == "open-chord-checkpoint"
@@ -143,7 +160,9 @@ def test_the_atlas_has_more_than_a_hundred_variants_and_shares_their_work(atlas:
     # Two methods judge each treatment; five of the six variants beside the design are treatments of their own.
     assert (stages.count("steady_state"), stages.count("dynamics"), stages.count("gradients")) == (17, 70, 70)
     assert len(atlas.timings()) == 140
-    listed = json.loads(atlas.report_settings())["study"]
+    listed = json.loads(json.loads(atlas.report_settings())["study"])
+    # What a level is compared with is the first one that the config names.
+    assert list(listed["factors"]["levels"]["guard"]) == ["open", "bounded"]
     assert set(listed["define_variants"]) == {"dtmax1e-4", "dtmax1e-2", "segmented", "third_order", "advice"}
     assert listed["variants"] == atlas.variants[:6]
 

@@ -92,6 +92,14 @@ def gather_settings(stage):
     return find
 
 
+def named_archive(wildcards):
+    """The archive that the command line names."""
+    try:
+        return PLAN.archive_asked_for()
+    except RetrogradError as error:
+        raise SystemExit(str(error)) from None
+
+
 def debugged_model(wildcards):
     """The exported model, once it is known which scenario and variant to debug."""
     try:

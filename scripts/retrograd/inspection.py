@@ -1,0 +1,166 @@
+"""Whether an archive is whole: bytes, names, and what each result says it was computed from. No model is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from retrograd.archive import CONFIG, MANIFEST, METADATA, Archive, Finding
+from retrograd.errors import RetrogradError
+from retrograd.packing import attributes, broken_links, source, step_of
+
+# What each check is called in the report, in order; a later one needs the ones before it.
+CHECKS = ("names", "bytes", "metadata", "results", "code", "config")
+
+
+@dataclass
+class Inspected:
+    """What was found in an archive.
+
+    - `passed`: names of the checks that found nothing, and how many files they looked at.
+    - `skipped`: names of checks that could not be made, and why.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    passed: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def inspect(path: str | os.PathLike[str], root: Path) -> Inspected:
+    """Returns what is wrong with an archive; raises RetrogradError where it is no archive at all.
+
+    - `root`: folder of the present workflow: where its code is the archive's, the settings of each result are
+      derived anew from the archive's config.
+
+    Each check trusts what the ones before it have shown, so the first that finds something is the last.
+    """
+    out = Inspected()
+    with Archive(path) as archive:
+        manifest: dict[str, str] = {}
+        for name, check in (("names", archive.structure), ("bytes", archive.fixity)):
+            if not _passed(out, name, check(), len(archive.names)):
+                return out
+        manifest = archive.manifest()
+        if not _passed(out, "metadata", _metadata(archive, manifest), len(manifest)):
+            return out
+        with tempfile.TemporaryDirectory(prefix="retrograd-") as folder:
+            archive.unpack(folder)
+            there = Path(folder)
+            _look_inside(out, there, manifest, root)
+    return out
+
+
+def _passed(out: Inspected, name: str, findings: list[Finding], count: int) -> bool:
+    out.findings += findings
+    if not findings:
+        out.passed[name] = count
+    return not findings
+
+
+def _metadata(archive: Archive, manifest: dict[str, str]) -> list[Finding]:
+    try:
+        graph = json.loads(archive.read(METADATA))["@graph"]
+        said = {e["@id"]: e.get("sha256") for e in graph if "File" in _types(e)}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        return [Finding(METADATA, f"is no RO-Crate metadata ({type(error).__name__}: {error})")]
+    out = [Finding(name, f"is not described in {METADATA}") for name in manifest if name not in {*said, METADATA}]
+    for name, digest in said.items():
+        if name in (METADATA, MANIFEST):
+            continue
+        if name not in manifest:
+            out.append(Finding(name, f"is described in {METADATA}, but is not here"))
+        elif digest != manifest[name]:
+            out.append(Finding(name, f"has sha256 {manifest[name]}, but {METADATA} says {digest}"))
+    return out
+
+
+def _types(entity: dict[str, Any]) -> list[str]:
+    types = entity["@type"]
+    return types if isinstance(types, list) else [types]
+
+
+def _look_inside(out: Inspected, there: Path, manifest: dict[str, str], root: Path) -> None:
+    from retrograd.plan import SCRIPTS
+    from retrograd.provenance import code_digest
+    from retrograd.store import content_digest_of
+
+    try:
+        study = yaml.safe_load((there / CONFIG).read_text(encoding="utf-8"))
+        model = study["model"]
+        given = {"plugin": model["plugin"], "scenarios": study["scenarios"]}
+        given |= {"weights": model["weights"]} if model.get("weights") else {}
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
+        out.findings.append(Finding(CONFIG, f"is no config of a study ({type(error).__name__}: {error})"))
+        return
+    said, findings = dict[str, dict[str, Any]](), list[Finding]()
+    for name in manifest:
+        if name.startswith("results/") and name.endswith(".nc"):
+            try:
+                said[name] = attributes(there / name)
+                content = content_digest_of(there / name)
+            except Exception as error:
+                findings.append(Finding(name, f"cannot be read as a result ({error})"))
+                continue
+            if content != said[name]["content_sha256"]:
+                findings.append(Finding(name, f"holds other values than were computed: its content has {content}"))
+    findings += [Finding(file, what) for file, what in broken_links(manifest, said, given)]
+    if not _passed(out, "results", findings, len(said)):
+        return
+    code, findings = dict[str, str](), list[Finding]()
+    for name, about in said.items():
+        rule = step_of(name)
+        if rule not in code:
+            script = there / "scripts" / SCRIPTS[rule]
+            code[rule] = code_digest(script) if script.is_file() else "not here"
+        if about["code_digest"] != code[rule]:
+            findings.append(Finding(name, f"was computed by code of digest {about['code_digest']}, not {code[rule]}"))
+    if not _passed(out, "code", findings, len(said)):
+        return
+    _settings(out, there, said, root)
+
+
+def _settings(out: Inspected, there: Path, said: dict[str, dict[str, Any]], root: Path) -> None:
+    """Checks that each result has the settings that the archive's config gives it."""
+    from retrograd.plan import Plan
+    from retrograd.provenance import file_digest
+
+    pieces = lambda folder: {
+        name: file_digest(path) for name, path in source(folder).items() if name.startswith("scripts/")
+    }
+    if pieces(there) != pieces(root):
+        out.skipped["config"] = "settings follow from a config only by the archive's own code, which is not the present"
+        return
+    try:
+        with _inside(there):
+            plan = Plan(yaml.safe_load(Path(CONFIG).read_text(encoding="utf-8")), Path())
+    except RetrogradError as error:
+        out.findings.append(Finding(CONFIG, f"does not describe a study that runs: {error}"))
+        return
+    wanted = plan.settings_of_results()
+    findings = [Finding(name, "is a result of the config, but is not here") for name in wanted if name not in said]
+    for name, about in said.items():
+        if "/timings/" in name:
+            continue
+        if name not in wanted:
+            findings.append(Finding(name, f"is no result of {CONFIG}"))
+        elif about["config"] != json.loads(wanted[name]):
+            findings.append(Finding(name, f"was computed with other settings than {CONFIG} gives"))
+    _passed(out, "config", findings, len(wanted))
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

@@ -1,0 +1,143 @@
+"""What an archive of a study holds, and how the files in it depend on each other.
+
+Parsed with the Snakefile: nothing heavy may be imported at the top.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from retrograd import __version__
+from retrograd.archive import CONFIG, file_facts
+from retrograd.errors import RetrogradError
+from retrograd.provenance import file_digest
+
+# All of the workflow that a run takes, and what explains it.
+SOURCE = (
+    *("Snakefile", "Makefile", "LICENSE", "pyproject.toml", "README.md", "CITATION.cff"),
+    *("config/*.md", "config/variants.yaml", "envs/*", "scripts/*.py", "scripts/retrograd/*.py"),
+    *("scripts/retrograd/*.j2", "workflow/*.md", "workflow/rules/*", "workflow/report/*", "workflow/profiles/*/*"),
+)
+# The study has files of these names, which come first.
+_MOVED = {"README.md": "workflow/README.md", "CITATION.cff": "workflow/CITATION.cff"}
+_JSON, _TEXTS = ("inputs", "environment", "config"), ("code_digest", "content_sha256")
+
+
+def source(root: Path) -> dict[str, Path]:
+    """Returns the workflow's own files, by their names in an archive."""
+    found = sorted(path for pattern in SOURCE for path in root.glob(pattern) if path.is_file())
+    names = ((path.relative_to(root).as_posix(), path) for path in found)
+    return {_MOVED.get(name, name): path for name, path in names}
+
+
+def step_of(file: str) -> str:
+    """Returns the rule that makes a result file, by its name in an archive: `results/STUDY/VARIANT/dynamics.nc`."""
+    parts = file.split("/")[2:]
+    if parts[0] == "timings":
+        return parts[1]
+    stem = parts[-1].removesuffix(".nc")
+    return "export" if stem == "model" else stem
+
+
+def input_of(file: str, name: str, given: Mapping[str, str]) -> str | None:
+    """Returns the file that a result file names as an input; None where archives do not hold it.
+
+    - `given`: role -> name in the archive, of what the study was given.
+    """
+    if name in given:
+        return given[name]
+    folder, study = file.rpartition("/")[0], "/".join(file.split("/")[:2])
+    if file.startswith(f"{study}/timings/"):
+        # They are of chunks, and so are their other inputs.
+        return f"{study}/model.nc" if name == "model" else None
+    return f"{folder}/{name}.nc" if name in ("steady_state", "dynamics", "gradients") else f"{study}/{name}.nc"
+
+
+def attributes(path: str | Path) -> dict[str, Any]:
+    """Returns what a result file says of its origin: inputs, environment, config, code_digest, content_sha256."""
+    import netCDF4
+
+    with netCDF4.Dataset(path) as ds:
+        there = set(ds.ncattrs())
+        if missing := [name for name in (*_JSON, *_TEXTS) if f"retrograd_{name}" not in there]:
+            raise RetrogradError(f"{path} has no attribute retrograd_{missing[0]}: it is no result of Retrograd.")
+        said = {name: str(ds.getncattr(f"retrograd_{name}")) for name in (*_JSON, *_TEXTS)}
+    return {name: json.loads(text) if name in _JSON else text for name, text in said.items()}
+
+
+def broken_links(
+    digests: Mapping[str, str], said: Mapping[str, Mapping[str, Any]], given: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Returns result files and what is wrong with them: computed from other files than those that are here.
+
+    - `digests`: file -> sha256.
+    - `said`: result file -> `attributes`.
+    """
+    out = []
+    for file, about in said.items():
+        for name, digest in sorted(about["inputs"].items()):
+            source = input_of(file, name, given)
+            if source is not None and digests.get(source) != digest:
+                found = f"is {digests[source]} here" if source in digests else "is not here"
+                out.append((file, f"was computed from a {name} of sha256 {digest}, but {source} {found}"))
+    return out
+
+
+def pack(root: Path, settings: Mapping[str, Any], results: Iterable[str], pages: Iterable[str]) -> dict[str, Any]:
+    """Returns the files of an archive: name -> content, or where it is; raises RetrogradError where results differ.
+
+    - `root`: the workflow's folder.
+    - `settings`: as `Plan.archive_settings` gives them.
+    - `results`, `pages`: netCDF files and those of the report, relative to the working directory.
+    """
+    from retrograd import crate
+
+    study = yaml.safe_load(settings["config"])
+    files: dict[str, Any] = dict(source(root))
+    given = {role: name for role, (_, name) in settings["given"].items()}
+    files |= {name: Path(file) for file, name in settings["given"].values()}
+    results, pages = list(results), list(pages)
+    files |= {name: Path(name) for name in (*results, *pages)}
+    digests = {name: file_digest(files[name]) for name in (*given.values(), *results)}
+    said = {name: attributes(files[name]) for name in results}
+    if broken := broken_links(digests, said, given):
+        lines = [f"{file} {what}" for file, what in broken[:10]]
+        raise RetrogradError("\n  ".join(["These results are not of one run: rerun the study.", *lines]))
+    head = f"# The study of this archive, with every default written out. Made by Retrograd {__version__}.\n"
+    files[CONFIG] = (head + settings["config"]).encode()
+    software = {
+        "version": __version__,
+        "released": str(yaml.safe_load((root / "CITATION.cff").read_text())["date-released"]),
+        "snakemake": re.findall(r"^snakemake(?:\[\w+\])?==(\S+)", (root / "envs/requirements.txt").read_text(), re.M)[
+            0
+        ],
+    }
+    first = next(name for name in results if step_of(name) == "dynamics")
+    environment = {k: v for k, v in said[first]["environment"].items() if k != "precision"}
+    files["README.md"] = crate.readme(study, environment, software)
+    files["CITATION.cff"] = crate.citation(study, software)
+    files[".zenodo.json"] = crate.zenodo(study)
+    jobs = [
+        (step_of(name), _job(name), _read(name, said[name]["inputs"], given), [name])
+        for name in sorted(results, key=lambda n: list(crate.STEPS).index(step_of(n)))
+    ]
+    shown = [n for n in results if "/timings/" not in n]
+    jobs.append(("report", "report", sorted({*shown, given["scenarios"]}), sorted(pages)))
+    roles = {"config": CONFIG, **given}
+    facts = {name: file_facts(content) for name, content in files.items()}
+    files[crate.METADATA] = crate.metadata(study, roles, jobs, environment, facts, software)
+    return files
+
+
+def _job(file: str) -> str:
+    return "/".join(file.removesuffix(".nc").split("/")[2:])
+
+
+def _read(file: str, inputs: Iterable[str], given: Mapping[str, str]) -> list[str]:
+    return sorted(source for name in inputs if (source := input_of(file, name, given)) is not None)
