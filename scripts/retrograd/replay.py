@@ -15,8 +15,8 @@ forward; it shares no code with the adjoint but the stages, and must agree with 
 rounding, whatever inner iteration the recorded run used: the map that is differentiated is the Runge-Kutta method
 itself (`runge_kutta.py`).
 
-The sequential part of the adjoint is n x n algebra on Jacobians; those and the parameters' gradients are formed for a
-block of steps at once.
+The sequential part of the adjoint is n x n algebra on Jacobians, in float64; those and the parameters' gradients are
+formed for a block of steps at once.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ BLOCK = 32
 WIDE = 256
 # Newton on a stage; from the recorded stages it takes 1 to 3 iterations, from a predictor rarely more than 10.
 NEWTON_STEPS = 30
+# Of the adjoint's and the tangent's algebra, whatever the width of states and Jacobians: a conserved quantity gives a
+# stage's matrix I - h a_ii df/dx the eigenvalue 1 beside those of the fast rates, and float32 loses it from 1e7 on.
+WALK = np.dtype(np.float64)
 # Above this size the inverse matrices of all steps are not kept, and neighbours are solved by full Newton.
 LINEARISED_BYTES = 1 << 28
 
@@ -80,6 +83,9 @@ class Replayer:
             jax.vmap(lambda model, x, k: field(model, jnp.zeros((), self.dtype), x, k), in_axes=(None, 0, 0))
         )
         self._forward = eqx.filter_jit(self._forward_block)
+        self._jacobians = eqx.filter_jit(self._jacobians_block)
+        self._sources = eqx.filter_jit(self._sources_block)
+        self._paired = eqx.filter_jit(self._paired_block)
         self._backward = eqx.filter_jit(self._backward_block)
         self._tangent = eqx.filter_jit(self._tangent_block)
         self._inverse = eqx.filter_jit(self._inverse_block)
@@ -115,42 +121,61 @@ class Replayer:
         (x, rate), (ends, stages) = jax.lax.scan(step, (x, rate), (t0, t1, guess, changes, inverses))
         return x, rate, ends, stages
 
-    def _backward_block(self, model, t0, t1, k, stages, injected, lam, grad_k, grad_model, jitter):
-        # injected: (step, lane, state), the loss's cotangent of each step's end; lam: (lane, state);
-        # jitter: (state, state).
-        tab, dtype = self.tableau, self.dtype
-        a, b = jnp.asarray(tab.a, dtype), jnp.asarray(tab.b, dtype)
-        eye = jnp.eye(self.n, dtype=dtype)
-        h = t1 - t0
-        times = self._step.times(t0, t1)
-
+    def _jacobians_block(self, model, t0, t1, k, stages, jitter):
+        # stages: (step, lane, stage, state); jitter: (state, state). Returns (step, lane, stage, state, state).
         def jacobian(t, y, k):
             return jax.jacfwd(lambda y: self._field(model, t, y, k))(y)
 
-        over_stages = jax.vmap(jacobian, in_axes=(0, 0, None))
-        jacobians = jax.vmap(jax.vmap(over_stages))(times, stages, jnp.broadcast_to(k, (BLOCK, *k.shape)))
-        jacobians = jacobians * (1 + jitter)
+        over_lanes = jax.vmap(jax.vmap(jacobian, in_axes=(0, 0, None)))
+        found = jax.vmap(over_lanes, in_axes=(0, 0, None))(self._step.times(t0, t1), stages, k)
+        return found * (1 + jitter)
+
+    def _sources_block(self, model, direction, t0, t1, k, dk, stages):
+        # Derivatives of the rates by weights and parameters in each direction: (step, lane, stage, dir, state).
+        weights = flatten(model).astype(self.dtype)
+
+        def source(t, y, k):
+            moved = lambda w, k: self._field(unflatten(model, w), t, y, k)
+            return jax.vmap(lambda dw, dk: jax.jvp(moved, (weights, k), (dw, dk))[1])(direction, dk)
+
+        over_lanes = jax.vmap(jax.vmap(source, in_axes=(0, 0, None)))
+        return jax.vmap(over_lanes, in_axes=(0, 0, None))(self._step.times(t0, t1), stages, k)
+
+    def _backward_block(self, h, jacobians, injected, lam):
+        # h: (step, lane); injected: (step, lane, state), the loss's cotangent of each step's end; lam: (lane, state).
+        # Returns lam at the start of the block, and phi: (step, lane, stage, state).
+        tab = self.tableau
+        a, b = jnp.asarray(tab.a, WALK), jnp.asarray(tab.b, WALK)
+        eye = jnp.eye(self.n, dtype=WALK)
 
         def step(lam, inputs):
             h, jac, inject = inputs
+            h, jac = h.astype(WALK), jac.astype(WALK)
             lam = lam + inject
 
             def stage(eta, i):
-                phi = h[:, None] * (b[i] * lam + jnp.einsum("j,jln->ln", a[:, i], eta))
+                right = h[:, None] * (b[i] * lam + jnp.einsum("j,jln->ln", a[:, i], eta))
                 jac_t = jnp.swapaxes(jac[:, i], -1, -2)
+                phi, ha = right, (h * a[i, i])[:, None]
                 if tab.implicit:
-                    ha = h * a[i, i]
-                    phi = jnp.where((ha == 0)[:, None], phi, solve(eye - ha[:, None, None] * jac_t, phi))
+                    phi = jnp.where(ha == 0, phi, solve(eye - ha[..., None] * jac_t, phi))
                 # Padded steps have h = 0 and a Jacobian that may be anything.
                 phi = jnp.where((h == 0)[:, None], 0, phi)
-                eta_i = jnp.where((h == 0)[:, None], 0, jnp.einsum("lij,lj->li", jac_t, phi))
-                return eta.at[i].set(eta_i), phi
+                eta_i = jnp.einsum("lij,lj->li", jac_t, phi)
+                if tab.implicit:
+                    # As in the tangent, from the stage's equation where there is one.
+                    eta_i = jnp.where(ha == 0, eta_i, (phi - right) / jnp.where(ha == 0, 1, ha))
+                return eta.at[i].set(jnp.where((h == 0)[:, None], 0, eta_i)), phi
 
-            zeros = jnp.zeros((tab.stages, *lam.shape), dtype)
+            zeros = jnp.zeros((tab.stages, *lam.shape), WALK)
             eta, phi = jax.lax.scan(stage, zeros, jnp.arange(tab.stages), reverse=True)
             return lam + jnp.sum(eta, axis=0), jnp.swapaxes(phi, 0, 1)
 
-        lam, phi = jax.lax.scan(step, lam, (h, jacobians, injected), reverse=True)
+        return jax.lax.scan(step, lam, (h, jacobians, injected), reverse=True)
+
+    def _paired_block(self, model, t0, t1, k, stages, phi, grad_k, grad_model):
+        # phi: (step, lane, stage, state), the cotangents of the rates.
+        times = self._step.times(t0, t1)
         weights, static = eqx.partition(model, eqx.is_inexact_array)
 
         def paired(weights, k, times, stages, phi):
@@ -160,32 +185,17 @@ class Replayer:
 
         per_lane = jax.vmap(jax.grad(paired, argnums=(0, 1)), in_axes=(None, 0, 1, 1, 1))
         gm, gk = per_lane(weights, k, times, stages, phi)
-        flat = jax.vmap(lambda g, _: flatten(g).astype(dtype))(gm, gk)
-        return lam, grad_k + gk, grad_model + flat
+        flat = jax.vmap(lambda g, _: flatten(g).astype(self.dtype))(gm, gk)
+        return grad_k + gk, grad_model + flat
 
-    def _tangent_block(self, model, direction, t0, t1, k, dk, stages, dx, jitter):
-        # direction: weights' tangents, flat, (dir, weight); dk: (dir, parameter); stages: (step, lane, stage, state);
+    def _tangent_block(self, h, jacobians, sources, dx):
         # dx: (lane, dir, state). Returns dx at the end, and at each step's end: (step, lane, dir, state).
-        tab, dtype = self.tableau, self.dtype
-        a, b = jnp.asarray(tab.a, dtype), jnp.asarray(tab.b, dtype)
-        eye = jnp.eye(self.n, dtype=dtype)
-        times = self._step.times(t0, t1)
-        weights = flatten(model).astype(dtype)
-
-        def source(t, y, k):
-            moved = lambda w, k: self._field(unflatten(model, w), t, y, k)
-            return jax.vmap(lambda dw, dk: jax.jvp(moved, (weights, k), (dw, dk))[1])(direction, dk)
-
-        def both(t, y, k):
-            return jax.jacfwd(lambda y: self._field(model, t, y, k))(y), source(t, y, k)
-
-        over_stages = jax.vmap(both, in_axes=(0, 0, None))
-        over_lanes = jax.vmap(over_stages)
-        jacobians, sources = jax.vmap(over_lanes, in_axes=(0, 0, None))(times, stages, k)
-        jacobians = jacobians * (1 + jitter)
+        tab = self.tableau
+        a, b = jnp.asarray(tab.a, WALK), jnp.asarray(tab.b, WALK)
+        eye = jnp.eye(self.n, dtype=WALK)
 
         def step(dx, inputs):
-            h, jac, g = inputs
+            h, jac, g = (v.astype(WALK) for v in inputs)
             h = h[:, None, None]
 
             def stage(rates, i):
@@ -200,11 +210,11 @@ class Replayer:
                 rate = jnp.where(ha == 0, times_j(base), (dy - base) / jnp.where(ha == 0, 1, ha))
                 return rates.at[i].set(rate), None
 
-            rates, _ = jax.lax.scan(stage, jnp.zeros((tab.stages, *dx.shape), dtype), jnp.arange(tab.stages))
+            rates, _ = jax.lax.scan(stage, jnp.zeros((tab.stages, *dx.shape), WALK), jnp.arange(tab.stages))
             end = jnp.where(h == 0, dx, dx + h * jnp.einsum("j,jldn->ldn", b, rates))
             return end, end
 
-        return jax.lax.scan(step, dx, (t1 - t0, jacobians, sources))
+        return jax.lax.scan(step, dx, (h, jacobians, sources))
 
     # -- host side ------------------------------------------------------------------------------------
 
@@ -380,11 +390,15 @@ class Replayer:
         dk, dweights = np.asarray(dk, self.dtype), np.asarray(dweights, self.dtype)
         for lanes in self._batches(lengths):
             full = self._filled(lanes)
-            kk, moved = self._padded(lanes, k), jnp.asarray(self._padded(lanes, dx))
+            kk, moved = self._padded(lanes, k), np.asarray(dx[full], WALK)
             for i in range(-(-max(lengths[lanes]) // BLOCK)):
                 part = slice(i * BLOCK, (i + 1) * BLOCK)
                 y, matrices = self._jittered(self._stacked(full, stages, part), jitter)
-                moved, ends = self._tangent(model, dweights, t0[part, full], t1[part, full], kk, dk, y, moved, matrices)
+                begins, stops = t0[part, full], t1[part, full]
+                jacobians = self._jacobians(model, begins, stops, kk, y, matrices)
+                sources = self._sources(model, dweights, begins, stops, kk, dk, y)
+                with jax.enable_x64(True):
+                    moved, ends = self._tangent(stops - begins, jacobians, sources, moved)
                 for lane, item in enumerate(lanes):
                     rows = out[item][part]
                     rows[:] = np.asarray(ends)[: len(rows), lane]
@@ -431,29 +445,22 @@ class Replayer:
             blocks = -(-max(lengths[lanes]) // BLOCK)
             full = self._filled(lanes)
             shape = (blocks * BLOCK, LANES)
-            inject = np.zeros((*shape, self.n), self.dtype)
+            inject = np.zeros((*shape, self.n), WALK)
             for lane, item in enumerate(full):
                 if lengths[item]:
                     inject[: lengths[item], lane] = injected[item]
             kk = jnp.asarray(self._padded(lanes, k))
-            lam = jnp.zeros((LANES, self.n), self.dtype)
+            lam = np.zeros((LANES, self.n), WALK)
             gk = jnp.zeros((LANES, k.shape[1]), self.dtype)
             gw = jnp.zeros((LANES, weights), self.dtype)
             for i in reversed(range(blocks)):
                 part = slice(i * BLOCK, (i + 1) * BLOCK)
                 y, matrices = self._jittered(self._stacked(full, stages, part), jitter)
-                lam, gk, gw = self._backward(
-                    model,
-                    t0[part, full],
-                    t1[part, full],
-                    kk,
-                    y,
-                    inject[part],
-                    lam,
-                    gk,
-                    gw,
-                    matrices,
-                )
+                begins, stops = t0[part, full], t1[part, full]
+                jacobians = self._jacobians(model, begins, stops, kk, y, matrices)
+                with jax.enable_x64(True):
+                    lam, phi = self._backward(stops - begins, jacobians, inject[part], lam)
+                gk, gw = self._paired(model, begins, stops, kk, y, np.asarray(phi, self.dtype), gk, gw)
             out_x[lanes] = np.asarray(lam)[: len(lanes)]
             out_k[lanes] = np.asarray(gk)[: len(lanes)]
             out_w[lanes] = np.asarray(gw)[: len(lanes)]

@@ -22,12 +22,14 @@ from problems import (
     scenarios,
     solve,
 )
+from textbook import Robertson
 
 from retrograd.api import Model
 from retrograd.certificates import gradient_table, verdicts
 from retrograd.dynamics import rows_at
 from retrograd.gradients import largest
 from retrograd.plugins import vector_field
+from retrograd.replay import Replayer
 from retrograd.schema import REASONS, VERDICTS
 from retrograd.steady import SteadyProblem
 
@@ -300,6 +302,33 @@ class Kinked(Model):
 
     def initial_state(self, k):
         return jnp.array([1.0])
+
+
+def test_float32_keeps_the_gradient_of_a_conserved_quantity():
+    """Robertson over eight decades: a stage's matrix has eigenvalues from 1 to 1e10, more than float32 can hold."""
+    steps = [np.concatenate([np.geomspace(1e-6, 1e7, 120), [4e7]])]
+    k, x = np.array([[0.04, 3e7, 1e4]]), np.array([[1.0, 0.0, 0.0]])
+    settings = options(rtol=1e-4, atol=1e-5)
+    model, found = Robertson(), {}
+    for wide in (True, False):
+        with jax.enable_x64(wide):
+            replayer = Replayer(vector_field(Robertson, "stable", None), settings, 3)
+            _, stages = replayer.forward(model, x, k, steps)
+            assert stages[0].dtype == np.float64 and replayer.dtype == (np.float64 if wide else np.float32)
+            injected = np.zeros((121, 3))
+            injected[-1] = [1.0, 0.0, -1.0]
+            by_start, by_k, _ = replayer.backward(model, k, steps, stages, [injected], 0)
+            along = np.zeros((1, 3, 3))
+            (moved,) = replayer.tangent(model, k, steps, stages, along, np.eye(3), np.zeros((3, 0)))
+            found[wide] = by_start[0], by_k[0], moved[-1, :, 0] - moved[-1, :, 2]
+    start, by_k, tangent = found[True]
+    np.testing.assert_allclose(tangent, by_k, rtol=1e-8)
+    # What leaves one species enters another: moving any of them at the start moves the same total.
+    np.testing.assert_allclose(start, start[0], rtol=1e-3)
+    np.testing.assert_allclose(found[False][0], start, rtol=1e-3)
+    # States and rates have seven digits, of which two to three are left where cotangents of two species nearly cancel.
+    np.testing.assert_allclose(found[False][1], by_k, rtol=0.05)
+    np.testing.assert_allclose(found[False][2], by_k, rtol=0.05)
 
 
 def test_a_kink_is_not_verified():

@@ -214,10 +214,10 @@ BACKWARD: dict[str, Mutation] = {
         "_backward_block", "return lam + jnp.sum(eta, axis=0)", "return jnp.sum(eta, axis=0)"
     ),
     "implicit_part_dropped": _rewritten(
-        "_backward_block", "solve(eye - ha[:, None, None] * jac_t, phi)", "solve(eye + 0 * jac_t, phi)"
+        "_backward_block", "solve(eye - ha[..., None] * jac_t, phi)", "solve(eye + 0 * jac_t, phi)"
     ),
     "implicit_part_of_half_a_step": _rewritten(
-        "_backward_block", "eye - ha[:, None, None] * jac_t", "eye - 0.5 * ha[:, None, None] * jac_t"
+        "_backward_block", "eye - ha[..., None] * jac_t", "eye - 0.5 * ha[..., None] * jac_t"
     ),
     "weights_of_the_solution_for_those_of_a_stage": _rewritten("_backward_block", "(b[i] * lam", "(a[-2, i] * lam"),
     "start_row_of_the_loss_dropped": _called(_itself, "from_start", lambda f, d, gx, *rest: f(d, 0 * gx, *rest)),
