@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -117,13 +118,22 @@ def write_weights(path: Path, weight: float) -> None:
 
 
 def snakemake(
-    repository: Path, *arguments: str | Path, cwd: Path | None = None, pythonpath: Path | None = None
+    repository: Path,
+    *arguments: str | Path,
+    cwd: Path | None = None,
+    pythonpath: Path | None = None,
+    surroundings: Mapping[str, str] | None = None,
+    umask: int = -1,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs Snakemake on one core, by default in the copy of the repository; its stdout holds stderr too."""
+    """Runs Snakemake on one core, by default in the copy of the repository; its stdout holds stderr too.
+
+    - `surroundings`: environment variables that are changed.
+    """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "EQX_", "PYTEST_"))}
     environment.pop("PYTHONPATH", None)
     if pythonpath:
         environment["PYTHONPATH"] = str(pythonpath)
+    environment |= surroundings or {}
     return subprocess.run(
         [sys.executable, "-m", "snakemake", "--cores", "1", *map(str, arguments)],
         cwd=cwd or repository,
@@ -131,7 +141,13 @@ def snakemake(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        umask=umask,
     )
+
+
+def somebody(home: Path) -> dict[str, str]:
+    """Returns the environment variables of another user, elsewhere."""
+    return {"HOME": str(home), "USER": "somebody", "LANG": "tr_TR.UTF-8", "LC_ALL": "C", "TZ": "Asia/Kathmandu"}
 
 
 _JOB = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):\n((?:    .*\n)*)", re.MULTILINE)

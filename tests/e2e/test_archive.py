@@ -130,14 +130,9 @@ def test_the_same_bytes_in_another_folder_by_another_user_on_another_day(archive
     for path in other.rglob("*"):
         if path.is_file():
             os.utime(path, (1.7e9, 1.7e9))
-    code = (
-        "import os, sys; os.umask(0o077); os.execv(sys.executable, [sys.executable, '-m', 'snakemake', *sys.argv[1:]])"
-    )
-    surroundings = {"HOME": str(tmp_path), "USER": "somebody", "LC_ALL": "C", "TZ": "Asia/Kathmandu", "LANG": "tr_TR"}
-    command = [sys.executable, "-c", code, "--cores", "1", "archive", "--configfile", "tiny.yaml"]
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "EQX_", "PYTEST_"))}
-    run = subprocess.run(command, cwd=other, env=clean | surroundings, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    somebody = pipeline.somebody(tmp_path)
+    run = pipeline.snakemake(other, "archive", "--configfile", "tiny.yaml", surroundings=somebody, umask=0o077)
+    assert run.returncode == 0, run.stdout
     assert made.read_bytes() == first
 
 

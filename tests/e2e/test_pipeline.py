@@ -239,13 +239,17 @@ def test_the_report_stands_alone(finished_run):
 
 
 @pytest.mark.slow
-def test_another_folder_gives_the_same_bytes(finished_run, tmp_path):
-    repository = pipeline.copy_repository(tmp_path / "elsewhere")
-    work = tmp_path / "work"
+def test_another_folder_user_and_number_of_cores_give_the_same_bytes(finished_run, tmp_path):
+    repository = pipeline.copy_repository(tmp_path / "else where")
+    work = tmp_path / "wörk"
     config = pipeline.write_study(work)
-    # Nothing but the study is in the working directory: the workflow lies elsewhere.
+    # Nothing but the study is in the working directory: the workflow lies elsewhere. The last `--cores` counts.
     run = pipeline.snakemake(
-        repository, "--snakefile", repository / "Snakefile", "--directory", work, "--configfile", config, cwd=tmp_path
+        repository,
+        *("--snakefile", repository / "Snakefile", "--directory", work, "--cores", "8", "--configfile", config),
+        cwd=tmp_path,
+        surroundings=pipeline.somebody(tmp_path),
+        umask=0o077,
     )
     assert run.returncode == 0, run.stdout
     assert results_in(repository) == []
@@ -256,7 +260,7 @@ def test_another_folder_gives_the_same_bytes(finished_run, tmp_path):
 
 @pytest.fixture(scope="module")
 def failing_run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The tiny study with two scenarios that fail, in one chunk, strict, its plug-in outside the repository."""
+    """The tiny study backwards, two scenarios that fail in it, one chunk, strict, its plug-in elsewhere."""
     folder = tmp_path_factory.mktemp("failing")
     repository = pipeline.copy_repository(folder / "repository")
     config = pipeline.write_study(repository)
@@ -267,7 +271,7 @@ def failing_run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str
     table = [[*row, "slow@dynamic" if row[0] == "scenario" else row[2]] for row in rows]
     table.insert(2, ["no start", "2.0", "0.5", "310.0", "-1.0", "0.5"])
     table.insert(1, ["blows up", "2.0", "0.5", "310.0", "300.0", "-2.0e3"])
-    (repository / "tiny.tsv").write_text("".join("\t".join(row) + "\n" for row in table))
+    (repository / "tiny.tsv").write_text("".join("\t".join(row) + "\n" for row in (table[0], *table[:0:-1])))
     text = config.read_text().replace("chunk_size: 2", "chunk_size: 64").replace("strict: false", "strict: true")
     config.write_text(text.replace("models/tiny.py", str(plugin)))
     return repository, pipeline.snakemake(repository, "--configfile", config.name)
@@ -304,7 +308,7 @@ def test_failing_scenarios_stay_in_every_file_with_a_status(failing_run):
 
 
 @pytest.mark.slow
-def test_neither_chunks_nor_failing_neighbours_change_a_bit(finished_run, failing_run):
+def test_neither_chunks_nor_order_nor_failing_neighbours_change_a_bit(finished_run, failing_run):
     repository, run = failing_run
     assert result(repository, "summary").is_file(), run.stdout
     compared = 0
