@@ -61,13 +61,13 @@ def input_of(file: str, name: str, given: Mapping[str, str]) -> str | None:
 
 def attributes(path: str | Path) -> dict[str, Any]:
     """Returns what a result file says of its origin: inputs, environment, config, code_digest, content_sha256."""
-    import netCDF4
+    import xarray as xr
 
-    with netCDF4.Dataset(path) as ds:
-        there = set(ds.ncattrs())
-        if missing := [name for name in (*_JSON, *_TEXTS) if f"retrograd_{name}" not in there]:
-            raise RetrogradError(f"{path} has no attribute retrograd_{missing[0]}: it is no result of Retrograd.")
-        said = {name: str(ds.getncattr(f"retrograd_{name}")) for name in (*_JSON, *_TEXTS)}
+    with xr.open_dataset(path, engine="netcdf4", decode_times=False) as ds:
+        there = dict(ds.attrs)
+    if missing := [name for name in (*_JSON, *_TEXTS) if f"retrograd_{name}" not in there]:
+        raise RetrogradError(f"{path} has no attribute retrograd_{missing[0]}: it is no result of Retrograd.")
+    said = {name: str(there[f"retrograd_{name}"]) for name in (*_JSON, *_TEXTS)}
     return {name: json.loads(text) if name in _JSON else text for name, text in said.items()}
 
 

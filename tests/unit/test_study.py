@@ -228,7 +228,8 @@ def test_all_problems_at_once(tmp_path: Path):
         "strict: found 'yes', wanted true or false",
         (
             "chunksize: found an unknown key (value 3), wanted study, model, scenarios, start, save_times, "
-            "variants, define_variants, factors, chunk_size, gradient, benchmark, strict; did you mean 'chunk_size'?"
+            "variants, define_variants, factors, chunk_size, gradient, benchmark, publication, "
+            "strict; did you mean 'chunk_size'?"
         ),
         (
             "variants[1]: found 'recomended', wanted one of naive32, naive, stable, guarded, recommended, "
@@ -349,8 +350,8 @@ def test_an_empty_config():
             {},
             (
                 "define_variants.report: found 'report', wanted another name: "
-                "results/<study>/report is taken (as are benchmarks, chunks, comparison, debug, logs, model.nc, "
-                "report, summary.nc)"
+                "results/<study>/report is taken (as are benchmarks, chunks, comparison, debug, effects.nc, logs, "
+                "model.nc, report, summary.nc, timings)"
             ),
         ),
         (
@@ -463,7 +464,8 @@ def test_an_empty_config():
             "a.zip",
             (
                 "archve: found an unknown key (value 'a.zip'), wanted study, model, scenarios, start, save_times, "
-                "variants, define_variants, factors, chunk_size, gradient, benchmark, strict; did you mean 'archive'?"
+                "variants, define_variants, factors, chunk_size, gradient, benchmark, publication, "
+                "strict; did you mean 'archive'?"
             ),
         ),
     ],
@@ -488,7 +490,7 @@ def test_keys_that_yaml_does_not_read_as_texts():
         ),
         (
             "1: found an unknown key (which is no text), wanted study, model, scenarios, start, save_times, "
-            "variants, define_variants, factors, chunk_size, gradient, benchmark, strict"
+            "variants, define_variants, factors, chunk_size, gradient, benchmark, publication, strict"
         ),
     )
 
@@ -523,7 +525,7 @@ def test_problems_in_the_built_in_variants(tmp_path: Path):
         f"{path}: recommended: found 3, wanted a mapping with the keys {keys}",
         (
             f"{path}: found the name 'model.nc', wanted another name: results/<study>/model.nc is taken "
-            "(as are benchmarks, chunks, comparison, debug, logs, model.nc, report, summary.nc)"
+            "(as are benchmarks, chunks, comparison, debug, effects.nc, logs, model.nc, report, summary.nc, timings)"
         ),
     )
     path.write_text("a: [")
