@@ -9,11 +9,9 @@ if TYPE_CHECKING:
 
 
 def main(run, plugin, class_name, model_file, scenario, out_file):
-    import os
-    from pathlib import Path
-
     from retrograd import context
     from retrograd.trace_text import trace
+    from retrograd.whole import whole
 
     settings = dict(run.settings)
     study, variant = settings.pop("study"), settings.pop("variant")
@@ -21,11 +19,8 @@ def main(run, plugin, class_name, model_file, scenario, out_file):
     cls, model = context.load_model(plugin, class_name, model_file)
     chunk = context.load_chunk(scenario, cls, settings["start"])
     found = trace(cls, model, chunk, settings, study=study, variant=variant, plugin=plugin, model_file=model_file)
-    path = Path(out_file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(found.text, encoding="utf-8")
-    os.replace(temporary, path)
+    with whole(out_file) as temporary:
+        temporary.write_text(found.text, encoding="utf-8")
     for line in found.short:
         log.info("%s", line)
     log.info("trace: %s", out_file)

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from retrograd.errors import RetrogradError
+from retrograd.whole import whole
 
 MANIFEST = "manifest-sha256.txt"
 METADATA = "ro-crate-metadata.json"
@@ -73,23 +74,14 @@ def write(path: str | os.PathLike[str], files: Mapping[str, bytes | Path]) -> st
     if wrong:
         raise RetrogradError("These files cannot be archived under their names:\n  " + "\n  ".join(wrong))
     contents = dict(files)
-    lines = (f"{file_facts(contents[name])[1]}  {name}\n" for name in sorted(contents))
-    contents[MANIFEST] = "".join(lines).encode()
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as out:
-            members = [_Member.of(name, content) for name, content in sorted(contents.items())]
-            digest = hashlib.sha256()
-            for block in _container(members, lambda m: _blocks(contents[m.name])):
-                out.write(block)
-                digest.update(block)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    members = {name: _Member.of(name, _blocks(content)) for name, content in contents.items()}
+    contents[MANIFEST] = "".join(f"{members[name].sha256}  {name}\n" for name in sorted(members)).encode()
+    members[MANIFEST] = _Member.of(MANIFEST, _blocks(contents[MANIFEST]))
+    digest = hashlib.sha256()
+    with whole(path) as temporary, open(temporary, "wb") as out:
+        for block in _container([members[name] for name in sorted(members)], lambda m: _blocks(contents[m.name])):
+            out.write(block)
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -104,11 +96,8 @@ def _blocks(content: bytes | Path) -> Iterator[bytes]:
 
 def file_facts(content: bytes | Path) -> tuple[int, str]:
     """Returns size and sha256 of a content, or of the file that holds it."""
-    size, digest = 0, hashlib.sha256()
-    for block in _blocks(content):
-        size += len(block)
-        digest.update(block)
-    return size, digest.hexdigest()
+    member = _Member.of("", _blocks(content))
+    return member.size, member.sha256
 
 
 @dataclass(frozen=True)
@@ -116,13 +105,15 @@ class _Member:
     name: str
     size: int
     crc: int
+    sha256: str
 
     @classmethod
-    def of(cls, name: str, content: bytes | Path) -> _Member:
-        size = crc = 0
-        for block in _blocks(content):
+    def of(cls, name: str, blocks: Iterable[bytes]) -> _Member:
+        size, crc, digest = 0, 0, hashlib.sha256()
+        for block in blocks:
             size, crc = size + len(block), zlib.crc32(block, crc)
-        return cls(name, size, crc)
+            digest.update(block)
+        return cls(name, size, crc, digest.hexdigest())
 
 
 def _container(members: Iterable[_Member], blocks: Callable[[_Member], Iterator[bytes]]) -> Iterator[bytes]:
@@ -168,7 +159,7 @@ def _container(members: Iterable[_Member], blocks: Callable[[_Member], Iterator[
 
 
 class Archive:
-    """An archive that is open for reading. Nothing in it is trusted before `findings` is empty.
+    """An archive that is open for reading. Nothing in it is trusted before `structure` and `fixity` find nothing.
 
     Raises RetrogradError where the file is no zip.
     """
@@ -245,19 +236,16 @@ class Archive:
         out = [Finding(name, "is missing") for name in manifest if name not in self.names]
         members = []
         for name in self.names:
-            digest, size, crc = hashlib.sha256(), 0, 0
             try:
-                for block in self.blocks(name):
-                    digest.update(block)
-                    size, crc = size + len(block), zlib.crc32(block, crc)
+                member = _Member.of(name, self.blocks(name))
             except _DAMAGE as error:
                 out.append(Finding(name, f"was changed, or what says where it is: {error}"))
                 continue
-            members.append(_Member(name, size, crc))
+            members.append(member)
             if name != MANIFEST and name not in manifest:
                 out.append(Finding(name, "was added: the manifest does not name it"))
-            elif name != MANIFEST and manifest[name] != digest.hexdigest():
-                out.append(Finding(name, f"was changed: its sha256 is {digest.hexdigest()}, not {manifest[name]}"))
+            elif name != MANIFEST and manifest[name] != member.sha256:
+                out.append(Finding(name, f"was changed: its sha256 is {member.sha256}, not {manifest[name]}"))
         return out or self._between(members)
 
     def _between(self, members: list[_Member]) -> list[Finding]:

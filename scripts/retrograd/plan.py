@@ -215,21 +215,24 @@ class Plan:
             }
         )
 
+    def user_files(self) -> dict[str, str]:
+        """Returns the files that the config names, by role."""
+        model = self.study.model
+        files = {"plugin": model.plugin, "weights": model.weights, "scenarios": self.study.scenarios}
+        return {role: file for role, file in files.items() if file is not None}
+
     def given(self) -> dict[str, tuple[str, str]]:
         """Returns what the study is given: role -> its file, and the file's name in an archive.
 
         That is the same where it can be; a file from elsewhere gets a place of its own.
         """
-        model = self.study.model
-        files = {"plugin": model.plugin, "weights": model.weights, "scenarios": self.study.scenarios}
         taken = {*source(self.root), CONFIG}
         out = {}
-        for role, file in files.items():
-            if file is not None:
-                here = os.path.normpath(file).replace(os.sep, "/")
-                last = here.rpartition("/")[2]
-                options = (here, f"study/{last}", f"study/{role}{Path(file).suffix}")
-                out[role] = file, next(n for n in options if not bad_name(n) and n not in taken)
+        for role, file in self.user_files().items():
+            here = os.path.normpath(file).replace(os.sep, "/")
+            last = here.rpartition("/")[2]
+            options = (here, f"study/{last}", f"study/{role}{Path(file).suffix}")
+            out[role] = file, next(n for n in options if not bad_name(n) and n not in taken)
         return out
 
     def result_files(self) -> list[str]:

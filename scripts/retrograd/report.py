@@ -18,6 +18,7 @@ from retrograd import __version__, atlas_figures, drawing, figures, remedies
 from retrograd.rescue import dotted
 from retrograd.results import MOST_VARIANTS, Results, Treated, spread
 from retrograd.schema import CAUSES, OUTCOMES, REASONS, STEADY_METHOD, STEADY_STATUS, VERDICTS
+from retrograd.whole import whole
 
 FIGURES = {**figures.FIGURES, **atlas_figures.FIGURES}
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -735,17 +736,8 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
 
 def write(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes a file so that it appears under its name only when it is whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def make(results: Results, html: str, svg: Sequence[str], png: Sequence[str]) -> dict[str, int]:

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from retrograd import __version__
 from retrograd.errors import RetrogradError
 from retrograd.provenance import canonical
 from retrograd.schema import SCHEMAS, Schema, Variable
+from retrograd.whole import whole
 
 _VOLATILE = ("retrograd_content_sha256", "retrograd_environment")
 # Below this size compression costs more bytes than it saves.
@@ -172,7 +172,6 @@ def write(
     The file appears under its name only when it is whole: netCDF4 leaves valid, openable partial files when it
     is killed.
     """
-    path = Path(path)
     is_tree = isinstance(tree, xr.DataTree)
     root = tree.to_dataset(inherit=False) if is_tree else tree
     _refuse_incomplete(root, schema)
@@ -203,19 +202,12 @@ def write(
         # What was read remembers its empty dimensions, in a set: their order would differ from run to run.
         tree = tree.drop_encoding().assign_attrs(attrs)
     tree.attrs["retrograd_content_sha256"] = content_digest(tree)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole(path) as temporary:
         if isinstance(tree, xr.DataTree):
             encoding = {node.path: _encoding(node.to_dataset(inherit=False)) for node in tree.subtree}
             tree.to_netcdf(temporary, engine="netcdf4", format="NETCDF4", encoding=encoding)
         else:
             tree.to_netcdf(temporary, engine="netcdf4", format="NETCDF4", encoding=_encoding(tree))
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _refuse_incomplete(ds: xr.Dataset, schema: Schema) -> None:

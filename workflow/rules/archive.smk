@@ -10,7 +10,7 @@ rule archive:
                 for kind in ("svg", "png")
             ),
         ],
-        given=[ancient(file) for file, _ in PLAN.given().values()],
+        given=[ancient(file) for file in PLAN.user_files().values()],
     output:
         zip=f"results/archives/{PLAN.study.study}.zip",
     log:
@@ -22,7 +22,7 @@ rule archive:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=PLAN.archive_settings(),
+        settings=lambda wildcards: PLAN.archive_settings(),
         root=workflow.basedir,
         source=lambda wildcards: PLAN.source_digest(),
         given=[PLAN.plugin_digest(), PLAN.weights_digest(), PLAN.scenarios_digest()],
