@@ -23,6 +23,7 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/debug.smk"
 include: "workflow/rules/benchmark.smk"
 include: "workflow/rules/archive.smk"
+include: "workflow/rules/compare.smk"
 
 
 rule all:

@@ -28,8 +28,14 @@ def main(run, plugin, class_name, model_file, scenarios, out_file):
     why = causes.table(causes.of_steady_states(cls, model, options, found, chunk.k_steady), term=False)
     dataset = store.build(
         STEADY_STATE,
-        dataclasses.asdict(found) | {"rung": rung, "rung_name": [rung_names(options)[i] for i in rung]} | why,
-        {"scenario": chunk.ids, "state": states, "state_2": states},
+        {
+            "k": chunk.k_steady,
+            **dataclasses.asdict(found),
+            "rung": rung,
+            "rung_name": [rung_names(options)[i] for i in rung],
+            **why,
+        },
+        {"scenario": chunk.ids, "state": states, "state_2": states, "parameter": list(cls.parameters)},
         units=context.units_of(cls),
         flags={"rung": rung_names(options)},
     )

@@ -161,8 +161,8 @@ def discretisation(
     - `replayed`: as `problem.replay` returned it.
     - `scale`: as `problem.scales` returned it.
 
-    Keys: `loss_error` (scenario,), `x_error` (scenario, time, state), `ode_error` (scenario, wrt); NaN where the
-    finer replay does not get through.
+    Keys: `loss_error` (scenario,), `x_error` (scenario, time, state), `ode_error` (scenario, wrt), `network_error`
+    (scenario, weight); NaN where the finer replay does not get through.
 
     On steps half as long the error is at most half, in whatever order the method converges there, so it is at most
     twice the difference (Richardson 1911, doi:10.1098/rsta.1911.0009). That can vanish by accident where the error
@@ -178,12 +178,15 @@ def discretisation(
     with np.errstate(invalid="ignore"):
         by_states = np.sum(np.abs(replayed["loss_slope"]) * x_error, axis=(1, 2))
         slope = np.abs(problem.columns_of(found) - gradient)
+        network = np.abs(found["network"] - replayed["network"])
     most = np.max(slope * scale, axis=1, keepdims=True, initial=0) / scale
     return {
         "loss_error": np.fmax(by_states, REFINED * np.abs(found["loss"] - replayed["loss"]))
         + eps * np.abs(replayed["loss"]),
         "x_error": x_error,
         "ode_error": REFINED * (slope + BESIDE * most) + eps * largest(gradient, scale) / scale,
+        "network_error": REFINED * (network + BESIDE * np.max(network, axis=1, keepdims=True, initial=0))
+        + eps * largest(replayed["network"], np.ones(1)),
     }
 
 
@@ -287,8 +290,8 @@ def gradient_table(
     scale = problem.scales(part)
     table["scale"][rows] = scale
     errors = discretisation(problem, part, replayed, scale)
-    for name, value in errors.items():
-        table[name][rows] = value
+    for name in ("loss_error", "x_error", "ode_error"):
+        table[name][rows] = errors[name]
     differences = problem.differences(part, replayed["loss"], stages, lambda label: done(1))
     kink = differences.pop("kink")
     for name, value in differences.items():

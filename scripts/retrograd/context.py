@@ -28,6 +28,10 @@ class Chunk:
     k_steady: np.ndarray  # (scenario, parameter); with `start: initial_state` a copy of k_dynamic
     x0: np.ndarray  # (scenario, state), NaN where the table gives none
 
+    def take(self, rows: np.ndarray) -> Chunk:
+        """Returns some of the scenarios."""
+        return Chunk([self.ids[i] for i in rows], self.k_dynamic[rows], self.k_steady[rows], self.x0[rows])
+
 
 def load_model(plugin: str, class_name: str, model_file: str) -> tuple[type[Model], Model]:
     """Returns the model's class, and the model with the exported weights, checked."""
@@ -39,6 +43,11 @@ def load_chunk(text: str, cls: type[Model], start: str) -> Chunk:
     """Returns a chunk from its JSON (`ids`, `columns`, `rows`), as the Snakefile passes it."""
     raw = json.loads(text)
     table = Table(tuple(raw["ids"]), tuple(raw["columns"]), tuple(tuple(map(float, r)) for r in raw["rows"]))
+    return chunk_of(table, cls, start)
+
+
+def chunk_of(table: Table, cls: type[Model], start: str) -> Chunk:
+    """Returns the scenarios of a table as arrays."""
     names, states = list(cls.parameters), list(cls.states)
     shape = (len(table.ids), len(names))
     dynamic = np.array(table.values("dynamic", names), float).reshape(shape)
@@ -57,7 +66,11 @@ def field_of(cls: type[Model], settings: Mapping[str, Any]) -> Field:
 
 def units_of(cls: type[Model]) -> dict[str, Any]:
     """Returns the units that fill the schema's braces."""
-    return {"state": list(cls.states.values()), "time": cls.time_unit}
+    return {
+        "state": list(cls.states.values()),
+        "parameter": list(cls.parameters.values()),
+        "time": cls.time_unit,
+    }
 
 
 def within_guard(

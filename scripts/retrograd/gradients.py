@@ -128,12 +128,18 @@ class GradientProblem:
 
         return eqx.filter_jit(jax.vmap(both, in_axes=(None, 0, 0)))
 
-    def _rows(self, ends: np.ndarray, steps: np.ndarray, x_start: np.ndarray) -> np.ndarray:
-        rows = np.full((len(self.times), self.n), np.nan)
-        index = save_index(np.asarray(steps, self.dtype), self.times)
-        rows[index[index >= 0]] = ends[index >= 0]
+    def saved(self, ends: Sequence[np.ndarray], steps: Sequence[np.ndarray], x_start: np.ndarray) -> np.ndarray:
+        """Returns the states at the save times, shape (item, time, state), from those at the ends of the steps.
+
+        - `ends`, `steps`: of each item arrays (step, state) and (step,).
+        - `x_start`: shape (item, state).
+        """
+        rows = np.full((len(ends), len(self.times), self.n), np.nan)
+        for i, (x, times) in enumerate(zip(ends, steps, strict=True)):
+            index = save_index(np.asarray(times, self.dtype), self.times)
+            rows[i, index[index >= 0]] = x[index >= 0]
         if self.times[0] == 0:
-            rows[0] = x_start
+            rows[:, 0] = x_start
         return rows
 
     # -- gradients ------------------------------------------------------------------------------------
@@ -165,7 +171,7 @@ class GradientProblem:
                 for e, r in zip(ends, data.step_x, strict=True)
             ]
         )
-        rows = np.stack([self._rows(e, s, x) for e, s, x in zip(ends, data.steps, data.x_start, strict=True)])
+        rows = self.saved(ends, data.steps, data.x_start)
         return {"rows": rows, "deviation": deviation, **self.adjoint(data, stages, rows)}, stages
 
     def adjoint(
@@ -314,7 +320,7 @@ class GradientProblem:
         show in the values; a step beyond the stability limit of an explicit method amplifies it all the same.
         """
         rows = np.arange(len(loss))
-        ends = self.replayer.perturbed(self.model, data.x_start, data.k_dynamic, rows, near, 1)
+        ends, _ = self.replayer.perturbed(self.model, data.x_start, data.k_dynamic, rows, near, 1)
         return np.abs(self._losses(data, ends, rows, self.model, data.x_start, data.k_dynamic) - loss)
 
     def _sweep(
@@ -362,8 +368,7 @@ class GradientProblem:
 
     def _losses(self, data: Scenarios, ends: list[np.ndarray], rows: np.ndarray, model: Model, x, k) -> np.ndarray:
         """Returns the losses of items (scenario `rows[i]`, start `x[i]`, parameters `k[i]`) from their states."""
-        table = [self._rows(e, data.steps[r], start) for e, r, start in zip(ends, rows, x, strict=True)]
-        return self.losses(model, np.stack(table), k)
+        return self.losses(model, self.saved(ends, [data.steps[r] for r in rows], x), k)
 
     def shifted(self, data: Scenarios, kind: str, i: int, by: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns start states, dynamic parameters and weights with one of the columns moved.
@@ -398,7 +403,7 @@ class GradientProblem:
             ks = data.k_steady[rows].copy()
             ks[:, i] = values
             x = self.steady.reroot(self.model, x, ks, data.x0[rows], data.conserved[rows])
-        ends = self.replayer.perturbed(self.model, x, k, rows, near)
+        ends, _ = self.replayer.perturbed(self.model, x, k, rows, near)
         losses = self._losses(data, ends, rows, self.model, x, k).reshape(total, 2, count)
         return np.moveaxis(losses, 1, 0)
 
@@ -417,7 +422,7 @@ class GradientProblem:
         rows = np.tile(np.arange(total), len(models))
         weights = np.repeat(np.stack(shifted), total, axis=0)
         k = np.concatenate([data.k_dynamic[rows], weights], axis=1)
-        ends = self.network_replayer.perturbed(self.model, np.concatenate(starts), k, rows, near)
+        ends, _ = self.network_replayer.perturbed(self.model, np.concatenate(starts), k, rows, near)
         out = []
         for m, (model, x) in enumerate(zip(models, starts, strict=True)):
             mine = ends[m * total : (m + 1) * total]

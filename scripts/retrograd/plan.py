@@ -21,6 +21,7 @@ from retrograd.errors import RetrogradError
 from retrograd.loading import load_study
 from retrograd.packing import source
 from retrograd.provenance import canonical, code_digest, file_digest, text_digest
+from retrograd.references import digest_of, variants_of
 from retrograd.scenarios import chunks
 from retrograd.study import BESIDE, stage_options
 
@@ -38,7 +39,13 @@ SCRIPTS = {
     "benchmark": "benchmark_methods.py",
     "archive": "make_archive.py",
     "verify": "verify_archive.py",
+    "compared": "compare_variant.py",
+    "comparison": "join_comparison.py",
+    "compare": "give_verdict.py",
+    "reproduce": "reproduce.py",
 }
+# What the pages are filled into.
+TEMPLATES = {"report": ("report.html.j2", "style.css.j2"), "comparison": ("comparison.html.j2", "style.css.j2")}
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,9 @@ class Plan:
 
     def __init__(self, config: Mapping[str, Any], root: Path) -> None:
         self.root = root
-        self.study = load_study(config, root / "config" / "variants.yaml")
+        # A study that is computed anew brings its own: what a variant of that name was when it was archived.
+        own = Path("config", "variants.yaml")
+        self.study = load_study(config, own if own.is_file() else root / own)
         self.results = f"results/{self.study.study}"
         self.variants = list(self.study.variants)
         steady = ["steady_state"] if self.study.start == "steady_state" else []
@@ -115,8 +124,8 @@ class Plan:
     @cache  # noqa: B019
     def code(self, rule: str) -> str:
         """Returns the digest of the code that a rule runs: its script and the modules that this imports."""
-        data = [self.root / "scripts/retrograd/report.html.j2"] if rule == "report" else []
-        return code_digest(self.root / "scripts" / SCRIPTS[rule], *data)
+        templates = [self.root / "scripts" / "retrograd" / name for name in TEMPLATES.get(rule, ())]
+        return code_digest(self.root / "scripts" / SCRIPTS[rule], *templates)
 
     @cache  # noqa: B019
     def plugin_digest(self) -> str:
@@ -255,13 +264,50 @@ class Plan:
         text = yaml.safe_dump(study, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
         return canonical({"config": text, "given": {role: list(names) for role, names in given.items()}})
 
-    def archive_asked_for(self) -> str:
-        """Returns the path that `--config archive=PATH` names; raises RetrogradError where there is none."""
-        value = self.study.arguments.get("archive")
+    def _path_asked_for(self, command: str, name: str, wanted: str, example: str) -> str:
+        value = self.study.arguments.get(name)
         if value is None or not str(value).strip():
-            example = {"archive": f"results/archives/{self.study.study}.zip"}
-            raise RetrogradError(headline("verify", ["archive: found nothing, wanted the path of an archive"], example))
+            raise RetrogradError(headline(command, [f"{name}: found nothing, wanted {wanted}"], {name: example}))
         return str(value)
+
+    def archive_asked_for(self, command: str) -> str:
+        """Returns the path that `--config archive=PATH` names; raises RetrogradError where there is none."""
+        example = f"results/archives/{self.study.study}.zip"
+        return self._path_asked_for(command, "archive", "the path of an archive", example)
+
+    def archived(self) -> tuple[str, str]:
+        """Returns the path of the archive to reproduce and its sha256; raises RetrogradError where there is none."""
+        path = self.archive_asked_for("reproduce")
+        if not Path(path).is_file():
+            raise RetrogradError(f"archive: found no file at {path}, wanted an archive that `snakemake archive` made.")
+        return path, file_digest(path)
+
+    @cache  # noqa: B019
+    def reference(self) -> tuple[str, str]:
+        """Returns the path that `--config reference=PATH` names, and a sha256 of what is there.
+
+        Raises RetrogradError where there is no run.
+        """
+        wanted = "the path of another run's results folder, or of an archive"
+        path = self._path_asked_for("compare", "reference", wanted, f"results/archives/{self.study.study}.zip")
+        return path, digest_of(path)
+
+    def compared_variants(self) -> list[str]:
+        """Returns the variants that the reference has too, in order; raises RetrogradError where it has none."""
+        path, _ = self.reference()
+        there = variants_of(path)
+        common = [variant for variant in self.variants if variant in there]
+        if not common:
+            raise RetrogradError(
+                f"reference: {path} has the variants {', '.join(there)}, and this study has "
+                f"{', '.join(self.variants)}: none is in both, so there is nothing to compare."
+            )
+        return common
+
+    def comparison_settings(self) -> str:
+        """Returns the settings of the comparison as canonical JSON."""
+        there = variants_of(self.reference()[0])
+        return canonical({"study": self.study.study, "variants": self.variants, "variants_there": there})
 
     def settings_of_results(self) -> dict[str, str]:
         """Returns the settings that each result file was computed with, as canonical JSON; those of times left out."""

@@ -335,24 +335,32 @@ class Replayer:
         return out
 
     def perturbed(
-        self, model: Model, x_start: np.ndarray, k: np.ndarray, owner: np.ndarray, near: Linearised, seed: int = 0
-    ) -> list[np.ndarray]:
-        """Returns the states at the ends of the steps, as `forward`, of items next to scenarios that were replayed.
+        self,
+        model: Model,
+        x_start: np.ndarray,
+        k: np.ndarray,
+        owner: np.ndarray,
+        near: Linearised,
+        seed: int = 0,
+        keep_stages: bool = False,
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Returns states and stages, as `forward`, of items next to scenarios that were replayed.
 
         - `x_start`, `k`: shape (item, state) and (item, parameter).
         - `owner`: the scenario that each item stands next to, shape (item,).
         - `seed`: 0, or that of changes of the size of rounding (`linalg.jitter`) at the end of each step.
+        - `keep_stages`: whether stages are wanted; arrays (0, stage, state) where they are not.
 
         Items that a simplified Newton iteration from there does not solve are solved by full Newton.
         """
-        ends, _ = self._walk(model, x_start, k, owner, near, near.inverses, False, seed)
+        ends, stages = self._walk(model, x_start, k, owner, near, near.inverses, keep_stages, seed)
         if near.inverses is not None:
             lost = np.flatnonzero([not np.all(np.isfinite(e)) for e in ends])
             if len(lost):
-                again, _ = self._walk(model, x_start[lost], k[lost], owner[lost], near, None, False, seed)
-                for i, e in zip(lost, again, strict=True):
-                    ends[i] = e
-        return ends
+                again = self._walk(model, x_start[lost], k[lost], owner[lost], near, None, keep_stages, seed)
+                for i, end, stage in zip(lost, *again, strict=True):
+                    ends[i], stages[i] = end, stage
+        return ends, stages
 
     def _batches(self, lengths: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         # Like with like: a batch takes as many steps as its longest lane.

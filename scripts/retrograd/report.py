@@ -21,7 +21,7 @@ from retrograd.schema import CAUSES, OUTCOMES, REASONS, STEADY_METHOD, STEADY_ST
 from retrograd.whole import whole
 
 FIGURES = {**figures.FIGURES, **atlas_figures.FIGURES}
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+TEMPLATE = "report.html.j2"
 
 # Rows of the scenario table, and of the table of derivatives: a page is read, the rest is in summary.nc.
 MOST_SCENARIOS = 2000
@@ -662,18 +662,28 @@ def figure_labels(results: Results) -> dict[str, str]:
     }
 
 
+def pages() -> jinja2.Environment:
+    """Returns what fills in the templates beside this module; every text in them is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["number"] = number
+    return environment
+
+
 def page(results: Results, svgs: Mapping[str, bytes]) -> str:
     """Returns the report as one HTML page.
 
     - `svgs`: figures by name; those that are missing are left out.
     """
     labels = figure_labels(results) | atlas_figures.labels(results)
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["number"] = number
+    environment = pages()
     environment.filters["points"] = lambda value: f"+{value}" if value > 0 else str(value).replace("-", "−")
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    template = environment.get_template(TEMPLATE)
     derivatives, derivatives_left_out = derivative_table(results)
     scenarios, scenarios_left_out = scenario_table(results)
     attrs = results.model.attrs

@@ -64,6 +64,17 @@ CAUSES = (
     "check_too_coarse",
     "gradient_unfinished",
 )
+# Of a comparison: the ladder of verdicts, which steps were taken, and where a difference lies.
+AGREEMENT = (
+    "identical",
+    "equivalent_rounding",
+    "equivalent_solver_error",
+    "not_comparable",
+    "different",
+    "not_compared",
+)
+KINDS = ("free", "replayed")
+ORIGINS = ("integrity", "inputs", "config", "code", "environment")
 
 
 @dataclass(frozen=True)
@@ -150,6 +161,7 @@ STEADY_STATE = Schema(
     summary="Steady state of every scenario under the parameters of the steady phase, with the residual there",
     rule="steady_state",
     variables={
+        "k": Variable(("scenario", "parameter"), "parameters of the steady phase", units="{parameter}"),
         "x": Variable(("scenario", "state"), "steady state", units="{state}"),
         "x_guess": Variable(("scenario", "state"), "first guess of the steady state", units="{state}"),
         "residual_norm": Variable(S, "infinity norm of the scaled residual at x"),
@@ -171,7 +183,12 @@ STEADY_STATE = Schema(
         ),
         **_cause(S, term=False),
     },
-    labels={"scenario": "name of the scenario", "state": "name of the state", "state_2": "name of the state"},
+    labels={
+        "scenario": "name of the scenario",
+        "state": "name of the state",
+        "state_2": "name of the state",
+        "parameter": "name of the parameter",
+    },
 )
 
 DYNAMICS = Schema(
@@ -180,6 +197,7 @@ DYNAMICS = Schema(
     summary="Trajectories at the save times, every accepted step and every attempt of the adaptive solver",
     rule="dynamics",
     variables={
+        "k": Variable(("scenario", "parameter"), "parameters of the dynamic phase", units="{parameter}"),
         "x": Variable(("scenario", "model_time", "state"), "state at the save times", units="{state}"),
         "x_start": Variable(("scenario", "state"), "state at model time 0", units="{state}"),
         "status": _status(S, "outcome of the simulation", DYNAMICS_STATUS),
@@ -207,7 +225,11 @@ DYNAMICS = Schema(
         ),
         **_cause(S, term=False),
     },
-    labels={"scenario": "name of the scenario", "state": "name of the state"},
+    labels={
+        "scenario": "name of the scenario",
+        "state": "name of the state",
+        "parameter": "name of the parameter",
+    },
 )
 
 GRADIENTS = Schema(
@@ -387,4 +409,55 @@ EFFECTS = Schema(
     },
 )
 
-SCHEMAS = {s.name: s for s in (MODEL, STEADY_STATE, DYNAMICS, GRADIENTS, SUMMARY, WORK_PRECISION, TIMINGS, EFFECTS)}
+Q = ("variant", "kind", "quantity")
+COMPARISON = Schema(
+    name="comparison",
+    title="Comparison with a reference run",
+    summary="How far each quantity is from the reference's, against what rounding and the choice of steps explain",
+    rule="comparison",
+    variables={
+        "verdict": _status(Q, "verdict on the quantity", AGREEMENT),
+        "n_values": _count(Q, "number of values"),
+        "n_equal": _count(Q, "number of values that are equal to the bit"),
+        "max_ulp": Variable(Q, "largest difference in units in the last place, in the variant's precision"),
+        "max_relative": Variable(Q, "largest difference over the larger of both values"),
+        "max_tolerance": Variable(Q, "largest difference in units of atol + rtol |x|"),
+        "over_rounding": Variable(Q, "largest difference over what rounding explains"),
+        "over_limit": Variable(Q, "largest difference over what rounding and the choice of steps explain"),
+        "detection_limit": Variable(
+            Q,
+            "a change of any value by more than this share of its size would have been called different",
+            comment="the largest limit over all values; size: the largest of the scenario",
+        ),
+        "where": Variable(Q, "where the worst value is", dtype="str"),
+        "where_scenario": Variable(Q, "index of the scenario of the worst value, -1 for none", dtype="int32"),
+        "scenario_verdict": _status((*Q, "scenario"), "worst verdict of the scenario", AGREEMENT),
+        "variant_verdict": _status(("variant",), "worst verdict of the variant", AGREEMENT),
+        "n_replayed": _count(("variant",), "number of scenarios that were replayed"),
+        "first_stage": Variable(("variant",), "first stage that diverges, empty where none does", dtype="str"),
+        "first_scenario": Variable(
+            ("variant",), "index of the first scenario that diverges there, -1 for none", dtype="int32"
+        ),
+        "first_step": Variable(
+            ("variant",), "index of the first recorded step that does not come out again, -1 for none", dtype="int32"
+        ),
+        "first_time": Variable(("variant",), "model time of that step", units="{time}"),
+        "first_state": Variable(("variant",), "state that diverges there, empty for none", dtype="str"),
+        "reason": Variable(("variant",), "the likely reason", dtype="str"),
+        "item_origin": _status(("item",), "what differs", ORIGINS),
+        "item_here": Variable(("item",), "what this run has", dtype="str"),
+        "item_there": Variable(("item",), "what the reference has", dtype="str"),
+        "item_variants": Variable(("item",), "variants concerned", dtype="str"),
+    },
+    labels={
+        "variant": "name of the variant",
+        "kind": "free: each run chose its own steps; replayed: this run took the reference's",
+        "quantity": "stage and name of what is compared",
+        "scenario": "name of the scenario",
+        "item": "name of the difference",
+    },
+)
+
+SCHEMAS = {
+    s.name: s for s in (MODEL, STEADY_STATE, DYNAMICS, GRADIENTS, SUMMARY, WORK_PRECISION, TIMINGS, EFFECTS, COMPARISON)
+}

@@ -19,6 +19,8 @@ from retrograd.schema import SCHEMAS, Schema, Variable
 from retrograd.whole import whole
 
 _VOLATILE = ("retrograd_content_sha256", "retrograd_environment")
+# Dimensions whose entries have units of their own.
+_WITH_UNITS = ("state", "parameter")
 # Below this size compression costs more bytes than it saves.
 _COMPRESS_FROM = 1 << 20
 
@@ -83,14 +85,13 @@ def build(
 
     - `values`: variable name to array; variables of the schema may be left out, others are refused.
     - `labels`: dimension to its labels; each gets an int32 index coordinate and `<dimension>_name`.
-    - `units`: fills `{state}`, `{time}` and `{per_time}`. `state` is the list of the states' units: where they
-      differ, a variable over states carries no unit and `state_units` does.
+    - `units`: fills `{state}`, `{parameter}`, `{time}` and `{per_time}`. `state` is the list of the states' units:
+      where they differ, a variable over states carries no unit and `state_units` does; `parameter` likewise.
     - `coords`: further numeric coordinates, dimension to (values, units, long_name).
     - `flags`: meanings of a variable's codes where these are the study's and not the schema's.
     """
     fill = dict(units or {})
-    state_units = list(fill.get("state", ["1"]))
-    mixed = len(set(state_units)) > 1
+    listed = {dim: list(fill.get(dim, ["1"])) for dim in _WITH_UNITS}
     data: dict[str, tuple[tuple[str, ...], Any, dict[str, Any]]] = {}
     for name, value in values.items():
         var = schema.variables[name]
@@ -100,7 +101,7 @@ def build(
         if array.dtype.kind == "f":
             # A value that was not computed is NaN, never inf: readers cannot tell an infinite pad from a result.
             array = np.where(np.isfinite(array), array, np.nan)
-        data[name] = (var.dims, array, _attributes(var, fill, state_units, mixed))
+        data[name] = (var.dims, array, _attributes(var, fill, listed))
     coordinates: dict[str, Any] = {}
     used = {d for dims, _, _ in data.values() for d in dims}
     for dim, names in labels.items():
@@ -116,12 +117,13 @@ def build(
             _text(names),
             {"long_name": schema.labels.get(dim, f"name of the {dim}")},
         )
-    if mixed and "state" in used:
-        coordinates["state_units"] = (
-            ("state",),
-            np.asarray(state_units, dtype=object),
-            {"long_name": "unit of the state"},
-        )
+    for dim, found in listed.items():
+        if len(set(found)) > 1 and dim in used:
+            coordinates[f"{dim}_units"] = (
+                (dim,),
+                np.asarray(found, dtype=object),
+                {"long_name": f"unit of the {dim}"},
+            )
     for dim, (array, unit, long_name) in (coords or {}).items():
         coordinates[dim] = (
             (dim,),
@@ -136,18 +138,18 @@ def _text(values: Any) -> np.ndarray:
     return np.asarray(values, dtype=object if np.size(values) else "U1")
 
 
-def _attributes(var: Variable, fill: Mapping[str, Any], state_units: list[str], mixed: bool) -> dict[str, Any]:
+def _attributes(var: Variable, fill: Mapping[str, Any], listed: Mapping[str, list[str]]) -> dict[str, Any]:
     attrs: dict[str, Any] = {"long_name": var.long_name}
     if var.flags:
         attrs["flag_values"] = np.arange(len(var.flags), dtype=np.int8)
         attrs["flag_meanings"] = " ".join(var.flags)
     elif var.dtype == "str":
         pass
-    elif var.units == "{state}":
-        if mixed:
-            attrs["comment"] = "units differ by state and stand in state_units"
+    elif (dim := var.units.strip("{}")) in listed:
+        if len(set(listed[dim])) > 1:
+            attrs["comment"] = f"units differ by {dim} and stand in {dim}_units"
         else:
-            attrs["units"] = state_units[0]
+            attrs["units"] = next(iter(listed[dim]), "1")
     else:
         unit = fill.get("time", "s")
         per_time = f"({unit})-1"
@@ -218,7 +220,7 @@ def _refuse_incomplete(ds: xr.Dataset, schema: Schema) -> None:
         or (
             var.dtype.kind == "f"
             and "units" not in var.attrs
-            and not ("state" in var.dims and "state_units" in ds.coords)
+            and not any(dim in var.dims and f"{dim}_units" in ds.coords for dim in _WITH_UNITS)
         )
     ]
     if bare:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,11 @@ def load_into(model: Model, path: str | None) -> Model:
     if problems:
         raise RetrogradError(f"{path} does not fit {type(model).__name__}:\n  " + "\n  ".join(problems))
     return _replace_arrays(model, arrays)
+
+
+def with_arrays(model: Model, arrays: Mapping[str, np.ndarray]) -> Model:
+    """Returns a model with other arrays in the place of its own, by pytree path and of the same shapes."""
+    return _replace_arrays(model, [jnp.asarray(arrays[name], leaf.dtype) for name, leaf in array_leaves(model)])
 
 
 def _replace_arrays(model: Model, arrays: list[Any]) -> Model:
@@ -197,7 +202,7 @@ def export(model: Model, provenance: store.Provenance, path: str) -> None:
     """Writes `model.nc`: weights, structure, self-test vectors."""
     cls = type(model)
     x, k = selftest_points(cls)
-    output = _evaluate(model, x, k)
+    output = evaluate(model, x, k)
     root = store.build(
         MODEL,
         {"selftest_input": x, "selftest_k": k, "selftest_output": output},
@@ -243,7 +248,8 @@ def export(model: Model, provenance: store.Provenance, path: str) -> None:
     )
 
 
-def _evaluate(model: Model, x: np.ndarray, k: np.ndarray) -> np.ndarray:
+def evaluate(model: Model, x: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Returns the vector field at some points, by the formulation that self-tests use, shape (point, state)."""
     cls = type(model)
     formulation = "stable" if "stable" in cls.formulations else next(iter(cls.formulations))
     field = vector_field(cls, formulation, None)
@@ -303,7 +309,7 @@ def read_model(path: str, cls: type[Model], structure: Model) -> Model:
         raise RetrogradError(f"{path}: weights have sha256 {found}, wanted {tree.attrs['weights_sha256']}; {again}.")
     model = _replace_arrays(structure, arrays)
     root = tree.to_dataset()
-    output = _evaluate(model, root["selftest_input"].values, root["selftest_k"].values)
+    output = evaluate(model, root["selftest_input"].values, root["selftest_k"].values)
     expected = root["selftest_output"].values
     tolerance = 1e-10 if jnp.zeros(()).dtype == jnp.float64 else 1e-4
     # By state: beside a fast one, a change in a slow one would be lost.

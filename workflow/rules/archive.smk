@@ -42,7 +42,7 @@ rule verify:
         mem_mb=2000,
         runtime=30,
     params:
-        archive=named_archive,
+        archive=asked_for(lambda: PLAN.archive_asked_for("verify")),
         root=workflow.basedir,
         settings="{}",
         code=PLAN.code("verify"),

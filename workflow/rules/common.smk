@@ -92,19 +92,28 @@ def gather_settings(stage):
     return find
 
 
-def named_archive(wildcards):
-    """The archive that the command line names."""
-    try:
-        return PLAN.archive_asked_for()
-    except RetrogradError as error:
-        raise SystemExit(str(error)) from None
+def asked_for(find):
+    """What a job needs beside the study, once one asks for it: a message and no traceback where it is missing."""
+
+    def call(wildcards):
+        try:
+            return find()
+        except RetrogradError as error:
+            # Snakemake wraps any other exception of an input function in a traceback.
+            raise SystemExit(str(error)) from None
+
+    return call
 
 
-def debugged_model(wildcards):
+def compared_parts():
+    """The comparisons of the variants that both runs have."""
+    return [
+        f"{RESULTS}/comparison/variants/{variant}.nc"
+        for variant in PLAN.compared_variants()
+    ]
+
+
+def debugged_model():
     """The exported model, once it is known which scenario and variant to debug."""
-    try:
-        PLAN.debugged()
-    except RetrogradError as error:
-        # Snakemake wraps any other exception of an input function in a traceback.
-        raise SystemExit(str(error)) from None
+    PLAN.debugged()
     return f"{RESULTS}/model.nc"

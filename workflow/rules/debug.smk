@@ -2,7 +2,7 @@
 rule debug:
     input:
         plugin=ancient(PLAN.study.model.plugin),
-        model=debugged_model,
+        model=asked_for(debugged_model),
     log:
         f"{RESULTS}/logs/debug.log",
     conda:

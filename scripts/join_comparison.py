@@ -1,0 +1,34 @@
+"""Join the comparisons of all variants into one file and one page (rule comparison)."""
+
+from typing import TYPE_CHECKING
+
+from retrograd.job import job, log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def main(run, parts, reference, out_file, page_file):
+    from retrograd import comparison_page, store
+    from retrograd.comparison import joined
+    from retrograd.schema import COMPARISON
+    from retrograd.whole import whole
+
+    path, digest = reference
+    dataset = joined([store.read(part, "comparison") for part in parts], run.settings)
+    run.inputs["reference"] = digest
+    store.write(dataset, out_file, COMPARISON, run.provenance(), title_of=run.settings["study"])
+    with whole(page_file) as temporary:
+        temporary.write_text(comparison_page.page(run.settings["study"], dataset, digest), encoding="utf-8")
+    log.info("%s: compared with %s", page_file, path)
+
+
+if __name__ == "__main__":
+    with job(snakemake) as run:
+        main(
+            run,
+            list(snakemake.input["parts"]),
+            snakemake.params["reference"],
+            snakemake.output["nc"],
+            snakemake.output["html"],
+        )

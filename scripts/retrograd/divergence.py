@@ -1,0 +1,214 @@
+"""Where two runs diverge first, and why: by replays with one difference removed at a time.
+
+A replay on the reference's steps has removed the choice of steps already. The reference's weights, parameters and
+formulation are numbers and names, and can be put in the place of this run's; its plug-in is code, and is not run. What
+none of them explains is left to the plug-in, to Retrograd's code or to the environment, whichever differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from retrograd import store
+from retrograd.agreement import DIFFERENT, IDENTICAL, NOT_COMPARED, Weighed
+from retrograd.comparing import MOST_TRIED, STAGES, Comparison, counted
+from retrograd.ensemble import starts
+from retrograd.gradient_stage import gradient_problem
+from retrograd.runs import shapes
+from retrograd.weights import with_arrays
+
+# Settings that a replay depends on beside the steps.
+_REPLAYED = ("formulation", "guard", "solver")
+# Quantities that are no results but what results are computed from.
+_COPIED = {
+    "model.weights": "the network's weights",
+    "steady_state.parameters": "parameters of the steady phase",
+    "dynamics.parameters": "parameters of the dynamic phase",
+}
+Found = Mapping[tuple[str, str], Weighed]
+
+
+def first_divergence(comparison: Comparison, found: Found) -> dict[str, Any]:
+    """Returns the variables `first_*`: of what is different, or else of what is not equal to the bit."""
+    out: dict[str, Any] = {
+        "first_stage": "",
+        "first_scenario": -1,
+        "first_step": -1,
+        "first_time": np.nan,
+        "first_state": "",
+    }
+    values = [(key[1], w) for key, w in counted(found).items() if not key[1].endswith(".settings")]
+    worst = DIFFERENT if any(w.verdict == DIFFERENT for _, w in values) else None
+    diverges = lambda code: code == worst if worst is not None else code not in (IDENTICAL, NOT_COMPARED)
+    for stage in STAGES:
+        here = [w for name, w in values if name.split(".")[0] == stage and diverges(w.verdict)]
+        if not here:
+            continue
+        out["first_stage"] = stage
+        scenarios = np.flatnonzero(np.any([[diverges(c) for c in w.scenario] for w in here], axis=0))
+        if not len(scenarios):
+            return out
+        row = int(scenarios[0])
+        out["first_scenario"] = row
+        steps = found.get(("replayed", "dynamics.step_x"))
+        if stage == "dynamics" and steps is not None:
+            mine = np.flatnonzero(comparison.step_owner == row)
+            apart = np.array([[diverges(c) for c in line] for line in steps.codes[mine]]).reshape(len(mine), -1)
+            at = np.flatnonzero(apart.any(axis=1))
+            if len(at):
+                step = int(comparison.step_number[mine[at[0]]])
+                out["first_step"] = step
+                out["first_time"] = float(comparison.there.records[row].step_time[step])
+                out["first_state"] = comparison.states[int(np.argmax(apart[at[0]]))]
+                return out
+        for w in here:
+            if diverges(int(w.scenario[row])) and w.codes.ndim > 1 and w.codes.shape[-1] == len(comparison.states):
+                lines = w.codes[row].reshape(-1, len(comparison.states))
+                apart = np.vectorize(diverges)(lines)
+                if apart.any():
+                    out["first_state"] = comparison.states[int(np.argwhere(apart)[0][1])]
+                    return out
+        return out
+    return out
+
+
+def reason(comparison: Comparison, found: Found, items: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the likely reason of what is not equal, in a sentence.
+
+    - `items`: what differs in what both runs were made of (`origins.differences`).
+    """
+    values = {key: w for key, w in counted(found).items() if not key[1].endswith(".settings")}
+    verdicts = [w.verdict for w in values.values()]
+    if all(v in (IDENTICAL, NOT_COMPARED) for v in verdicts):
+        return "no value differs"
+    names = lambda origin: [i["name"] for i in items if i["origin"] == origin]
+    environment = names("environment")
+    elsewhere = f"the environment ({', '.join(environment)})" if environment else ""
+    if DIFFERENT not in [w.verdict for w in found.values()]:
+        made = ", ".join(filter(None, [elsewhere, "Retrograd's code" if names("code") else ""]))
+        return f"rounding: {made or 'the same computation, whose rounding is not the same from run to run'}"
+    parts = []
+    if found_exchanged := exchanged(comparison):
+        parts.append(found_exchanged)
+    parts += _copied(found)
+    settings = [key for stage in comparison.here.files for key in comparison.settings(stage)[1] if key not in _REPLAYED]
+    computed = {key: w for key, w in values.items() if key[1] not in _COPIED}
+    if DIFFERENT in [w.verdict for (kind, _), w in computed.items() if kind == "replayed"]:
+        parts.append(_traced(comparison, names))
+        parts += [f"settings differ: {', '.join(settings)}"] if settings else []
+    elif settings or DIFFERENT in [w.verdict for w in computed.values()]:
+        chosen = f"settings that choose them differ: {', '.join(settings)}" if settings else elsewhere
+        parts.append(
+            "on the reference's steps only rounding is left, so it is the choice of steps"
+            + (f": {chosen}" if chosen else "")
+        )
+    else:
+        parts.append("no value that is computed differs by more than rounding or the choice of steps explain")
+    parts += [f"the file of {name} was changed after it was computed" for name in names("integrity")]
+    if not parts:
+        parts.append(f"what differs: {', '.join(i['name'] for i in items) or 'nothing that was recorded'}")
+    return "; ".join(filter(None, parts))
+
+
+def _copied(found: Found) -> list[str]:
+    out = []
+    for name, words in _COPIED.items():
+        w = found.get(("free", name))
+        if w is not None and w.verdict == DIFFERENT:
+            count = w.values["n_values"] - w.values["n_equal"]
+            out.append(f"{words} differ ({count} of them, such as {w.values['where']})")
+    return out
+
+
+def exchanged(comparison: Comparison) -> str:
+    """Returns which two scenarios have each other's parameters, empty where none have."""
+    mine, theirs = (_parameters(s) for s in (comparison.here, comparison.there))
+    rows = np.flatnonzero(np.any(mine != theirs, axis=1))
+    for i in rows:
+        for j in rows[rows > i]:
+            if np.array_equal(mine[i], theirs[j]) and np.array_equal(mine[j], theirs[i]):
+                return f"scenarios {comparison.chunk.ids[i]} and {comparison.chunk.ids[j]} are exchanged"
+    return ""
+
+
+def _parameters(side) -> np.ndarray:
+    stages = [s for s in ("steady_state", "dynamics") if s in side.files]
+    return np.concatenate([side.of(s, "k") for s in stages], axis=1)
+
+
+def _traced(comparison: Comparison, names) -> str:
+    """Returns what a replay with one difference less is like: the sentence on what is left beside rounding."""
+    differs = {
+        "weights": _weights_differ(comparison),
+        "parameters": bool(np.any(_parameters(comparison.here) != _parameters(comparison.there))),
+    }
+    theirs = store.config_of(comparison.there.files["gradients"])
+    settings = {k: theirs[k] for k in _REPLAYED if theirs[k] != comparison.options[k]}
+    differs |= dict.fromkeys(settings, True)
+    can = [name for name, there in differs.items() if there]
+    words = {"weights": "the reference's weights", "parameters": "the reference's parameters"}
+    words |= {k: f"the reference's {k} ({v})" for k, v in settings.items()}
+    for group in ([name] for name in can):
+        if excess(comparison, group, settings) <= 1:
+            return f"with {words[group[0]]} the replay differs by rounding only"
+    if len(can) > 1 and excess(comparison, can, settings) <= 1:
+        return f"with {' and '.join(words[n] for n in can)} the replay differs by rounding only"
+    left = []
+    if "plugin" in names("inputs"):
+        left.append("the plug-in (its vector field, residual_scale or loss)")
+    if names("integrity"):
+        return ""
+    if not left and names("code"):
+        left.append("Retrograd's code")
+    if not left and names("environment"):
+        left.append(f"the environment ({', '.join(names('environment'))})")
+    tried = f"also with {' and '.join(words[n] for n in can)} " if can else ""
+    return (
+        f"{tried}on the reference's steps more than rounding is left: {' or '.join(left) or 'values that were changed'}"
+    )
+
+
+def _weights_differ(comparison: Comparison) -> bool:
+    a, b = comparison.here.run.weights, comparison.there.run.weights
+    return shapes(a) == shapes(b) and any(not np.array_equal(a[n], b[n]) for n in a)
+
+
+def excess(comparison: Comparison, removed: Sequence[str], settings: Mapping[str, Any]) -> float:
+    """Returns the largest difference of a replay from the reference over what rounding explains.
+
+    - `removed`: what is taken from the reference: weights, parameters, or names of `settings`.
+    """
+    c = comparison
+    rows = np.flatnonzero(c.chosen)
+    with np.errstate(all="ignore"):
+        apart = np.abs(c.values["x"] - c.there.of("dynamics", "x")[:, c.at_there])
+        ratio = apart / (c.limit("x") + 1e-300)
+        worst = np.max(np.where(np.isnan(ratio), np.inf, ratio), axis=(1, 2))
+    rows = rows[np.argsort(-worst[rows], kind="stable")][:MOST_TRIED]
+    model = with_arrays(c.model, c.there.run.weights) if "weights" in removed else c.model
+    options = {**c.options, **{k: settings[k] for k in removed if k in settings}}
+    k_dynamic, k_steady = c.chunk.k_dynamic, c.chunk.k_steady
+    if "parameters" in removed:
+        k_dynamic = c.there.of("dynamics", "k")
+        k_steady = c.there.of("steady_state", "k") if "steady_state" in c.there.files else k_dynamic
+    most = 0.0
+    for part, rungs in c.groups(rows):
+        problem = gradient_problem(c.cls, model, options, *rungs)
+        data = c.recorded(part, k_dynamic, k_steady)
+        found, _ = problem.replay(data)
+        pairs = [
+            (found["rows"][:, c.at_here], c.there.of("dynamics", "x")[part][:, c.at_there], "x"),
+            (found["loss"], c.there.of("gradients", "loss")[part], "loss"),
+        ]
+        if problem.steady is not None:
+            pairs.append((starts(problem, problem, data), c.there.of("steady_state", "x")[part], "steady_x"))
+        for mine, theirs, name in pairs:
+            slack = c.inner()[part][:, None, None] * c.unit(theirs) if name == "x" else 0
+            floor = 64 * np.finfo(c.dtype).eps * np.abs(theirs)
+            with np.errstate(all="ignore"):
+                ratio = np.abs(mine - theirs) / (c.limit(name)[part] + slack + floor)
+            most = max(most, float(np.nanmax(np.where(np.isnan(mine) & np.isnan(theirs), 0, ratio), initial=0)))
+    return most

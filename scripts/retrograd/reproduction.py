@@ -1,0 +1,73 @@
+"""An archived study computed anew: what it was made in, where it runs, and the run itself."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from retrograd.archive import CONFIG
+from retrograd.packing import attributes, source
+from retrograd.provenance import file_digest
+
+# Where studies are computed anew, each in a folder of its own, which is a working directory as any other.
+REPRODUCTIONS = Path("results", "reproductions")
+# Stands in it once a run has come to its comparison: the next one starts from nothing.
+FINISHED = ".finished"
+REFERENCE = "reference.zip"
+
+
+def told(archived: Path, root: Path, present: Mapping[str, Any]) -> list[str]:
+    """Returns what differs between an unpacked archive and here, before anything is computed, a line each.
+
+    - `present`: the environment here, as `provenance.environment` gives it.
+    """
+    files = sorted(archived.glob("results/*/*/dynamics.nc"))
+    there = attributes(files[0])["environment"]
+    # Precision is the variant's, the number of threads the rule's.
+    keys = [key for key in there if key not in ("precision", "threads")]
+    pairs = {key: [_text(side.get(key)) for side in (present, there)] for key in keys}
+    out = [f"environment: {key} is {a} here, {b} in the archive" for key, (a, b) in pairs.items() if a != b]
+    code = lambda folder: {n: file_digest(p) for n, p in source(folder).items() if n.startswith("scripts/")}
+    if code(archived) != code(root):
+        out.append("code: Retrograd's own is not that of the archive; the present one computes")
+    return out or ["environment and code are those of the archive"]
+
+
+def _text(value: Any) -> str:
+    words = value if isinstance(value, list) else str(value).split()
+    # Every job of one thread sets this flag itself.
+    return " ".join(w for w in words if w != "--xla_cpu_multi_thread_eigen=false") or "none"
+
+
+def prepared(archived: Path, archive: Path, digest: str) -> Path:
+    """Returns a working directory that holds what the archived study was given, and none of its results.
+
+    One that a run was broken off in is gone on with.
+    """
+    study = yaml.safe_load((archived / CONFIG).read_text(encoding="utf-8"))
+    folder = REPRODUCTIONS / f"{study['study']}-{digest[:8]}"
+    if (folder / FINISHED).exists():
+        shutil.rmtree(folder)
+    model = study["model"]
+    given = [CONFIG, "config/variants.yaml", model["plugin"], study["scenarios"], model.get("weights")]
+    for name in filter(None, given):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(archived / name, target)
+    shutil.copyfile(archive, folder / REFERENCE)
+    return folder
+
+
+def run(folder: Path, root: Path, cores: int, surroundings: Mapping[str, str]) -> int:
+    """Runs the study in its working directory by the present workflow, up to its comparison; returns the exit code."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
+    command += ["--workflow-profile", str(root / "workflow" / "profiles" / "default")]
+    command += ["--configfile", CONFIG, "--cores", str(cores), "--keep-going", "all", "compare"]
+    command += ["--config", f"reference={REFERENCE}"]
+    return subprocess.run(command, cwd=folder, env=dict(surroundings), check=False).returncode
