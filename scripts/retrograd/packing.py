@@ -22,18 +22,20 @@ from retrograd.provenance import file_digest
 SOURCE = (
     *("Snakefile", "Makefile", "LICENSE", "pyproject.toml", "README.md", "CITATION.cff"),
     *("config/*.md", "config/variants.yaml", "envs/*", "scripts/*.py", "scripts/retrograd/*.py"),
-    *("scripts/retrograd/*.j2", "workflow/*.md", "workflow/rules/*", "workflow/report/*", "workflow/profiles/*/*"),
+    *("scripts/retrograd/*.j2", "workflow/*.md", "workflow/CITATION.cff"),
+    *("workflow/rules/*", "workflow/report/*", "workflow/profiles/*/*"),
 )
-# The study has files of these names, which come first.
+# The study has files of these names, which come first. In an unpacked archive they are the study's, and the workflow's
+# own stand where they were moved.
 _MOVED = {"README.md": "workflow/README.md", "CITATION.cff": "workflow/CITATION.cff"}
 _JSON, _TEXTS = ("inputs", "environment", "config"), ("code_digest", "content_sha256")
 
 
 def source(root: Path) -> dict[str, Path]:
     """Returns the workflow's own files, by their names in an archive."""
-    found = sorted(path for pattern in SOURCE for path in root.glob(pattern) if path.is_file())
-    names = ((path.relative_to(root).as_posix(), path) for path in found)
-    return {_MOVED.get(name, name): path for name, path in names}
+    paths = sorted(path for pattern in SOURCE for path in root.glob(pattern) if path.is_file())
+    found = {path.relative_to(root).as_posix(): path for path in paths}
+    return {_MOVED.get(name, name): path for name, path in found.items() if _MOVED.get(name) not in found}
 
 
 def step_of(file: str) -> str:
@@ -113,7 +115,7 @@ def pack(root: Path, settings: Mapping[str, Any], results: Iterable[str], pages:
     files[CONFIG] = (head + settings["config"]).encode()
     software = {
         "version": __version__,
-        "released": str(yaml.safe_load((root / "CITATION.cff").read_text())["date-released"]),
+        "released": str(yaml.safe_load(files[_MOVED["CITATION.cff"]].read_text())["date-released"]),
         "snakemake": re.findall(r"^snakemake(?:\[\w+\])?==(\S+)", (root / "envs/requirements.txt").read_text(), re.M)[
             0
         ],

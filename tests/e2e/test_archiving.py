@@ -22,9 +22,10 @@ from requests_cache import CachedSession
 from requests_cache.models import CachedResponse
 from urllib3 import HTTPResponse
 
-from retrograd import archive
+from retrograd import archive, packing
 from retrograd.archive import CONFIG, MANIFEST, METADATA, Archive
 from retrograd.inspection import CHECKS, inspect
+from retrograd.plan import Plan
 
 pytestmark = pytest.mark.e2e
 
@@ -252,13 +253,23 @@ def test_results_of_two_runs_are_not_archived_together(archived, tmp_path):
     assert f"{GRADIENTS} was computed from a dynamics of sha256" in run.stdout
 
 
+def test_the_unpacked_archive_packs_itself_again(archived, unpacked, tmp_path, monkeypatch):
+    monkeypatch.chdir(unpacked)
+    plan = Plan(yaml.safe_load(Path(CONFIG).read_text()), Path())
+    pages = [path.as_posix() for path in Path(plan.results, "report").iterdir()]
+    files = packing.pack(Path(), json.loads(plan.archive_settings()), plan.result_files(), pages)
+    archive.write(tmp_path / "again.zip", files)
+    assert (tmp_path / "again.zip").read_bytes() == archive_of(archived).read_bytes()
+
+
 @pytest.mark.slow
-def test_the_unpacked_archive_computes_itself_again(unpacked, tmp_path):
+def test_the_unpacked_archive_computes_itself_again(archived, unpacked, tmp_path):
     folder = tmp_path / "there"
     shutil.copytree(unpacked, folder)
     shutil.rmtree(folder / "results")
-    run = pipeline.snakemake(folder)
+    run = pipeline.snakemake(folder, "archive")
     assert run.returncode == 0, run.stdout
     made = {p.relative_to(folder): p for p in (folder / "results/tiny").rglob("*.nc") if "chunks" not in p.parts}
     assert len(made) == 5
     assert all(path.read_bytes() == (unpacked / name).read_bytes() for name, path in made.items())
+    assert archive_of(folder).read_bytes() == archive_of(archived).read_bytes()
