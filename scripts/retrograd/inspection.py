@@ -15,7 +15,7 @@ import yaml
 
 from retrograd.archive import CONFIG, MANIFEST, METADATA, Archive, Finding
 from retrograd.errors import RetrogradError
-from retrograd.packing import attributes, broken_links, source, step_of
+from retrograd.packing import attributes, broken_links, is_timing, source, step_of
 
 # What each check is called in the report, in order; a later one needs the ones before it.
 CHECKS = ("names", "bytes", "metadata", "results", "code", "config")
@@ -147,7 +147,7 @@ def _settings(out: Inspected, there: Path, said: dict[str, dict[str, Any]], root
     wanted = plan.settings_of_results()
     findings = [Finding(name, "is a result of the config, but is not here") for name in wanted if name not in said]
     for name, about in said.items():
-        if "/timings/" in name:
+        if is_timing(name):
             continue
         if name not in wanted:
             findings.append(Finding(name, f"is no result of {CONFIG}"))

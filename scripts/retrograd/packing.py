@@ -38,11 +38,16 @@ def source(root: Path) -> dict[str, Path]:
     return {_MOVED.get(name, name): path for name, path in found.items() if _MOVED.get(name) not in found}
 
 
+def is_timing(file: str) -> bool:
+    """Returns whether a result file holds the times that a job took: `results/STUDY/timings/STAGE/WORK/CHUNK.nc`."""
+    return file.split("/")[2:3] == ["timings"]
+
+
 def step_of(file: str) -> str:
     """Returns the rule that makes a result file, by its name in an archive: `results/STUDY/VARIANT/dynamics.nc`."""
-    parts = file.split("/")[2:]
-    if parts[0] == "timings":
-        return parts[1]
+    parts = file.split("/")
+    if is_timing(file):
+        return parts[3]
     stem = parts[-1].removesuffix(".nc")
     return "export" if stem == "model" else stem
 
@@ -55,7 +60,7 @@ def input_of(file: str, name: str, given: Mapping[str, str]) -> str | None:
     if name in given:
         return given[name]
     folder, study = file.rpartition("/")[0], "/".join(file.split("/")[:2])
-    if file.startswith(f"{study}/timings/"):
+    if is_timing(file):
         # They are of chunks, and so are their other inputs.
         return f"{study}/model.nc" if name == "model" else None
     return f"{folder}/{name}.nc" if name in ("steady_state", "dynamics", "gradients") else f"{study}/{name}.nc"
@@ -129,7 +134,7 @@ def pack(root: Path, settings: Mapping[str, Any], results: Iterable[str], pages:
         (step_of(name), _job(name), _read(name, said[name]["inputs"], given), [name])
         for name in sorted(results, key=lambda n: list(crate.STEPS).index(step_of(n)))
     ]
-    shown = [n for n in results if "/timings/" not in n]
+    shown = [n for n in results if not is_timing(n)]
     jobs.append(("report", "report", sorted({*shown, given["scenarios"]}), sorted(pages)))
     roles = {"config": CONFIG, **given}
     facts = {name: file_facts(content) for name, content in files.items()}

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from retrograd import archive
 from retrograd.archive import MANIFEST, Archive, bad_name, file_facts
 from retrograd.errors import RetrogradError
+from retrograd.packing import is_timing, step_of
 
 FILES = {
     "results/s/summary.nc": bytes(range(256)),
@@ -288,3 +289,9 @@ def test_file_facts(tmp_path: Path):
     path = tmp_path / "f"
     path.write_bytes(b"abc")
     assert file_facts(path) == file_facts(b"abc") == (3, hashlib.sha256(b"abc").hexdigest())
+
+
+def test_times_are_told_by_their_place_in_the_study():
+    times, result = "results/s/timings/gradients/0123/0.nc", "results/timings/own/dynamics.nc"
+    assert (is_timing(times), is_timing(result)) == (True, False)
+    assert (step_of(times), step_of(result)) == ("gradients", "dynamics")
