@@ -16,7 +16,6 @@ import yaml
 from retrograd import __version__
 from retrograd.archive import CONFIG, file_facts
 from retrograd.errors import RetrogradError
-from retrograd.provenance import file_digest
 
 # All of the workflow that a run takes, and what explains it.
 SOURCE = (
@@ -106,18 +105,17 @@ def pack(root: Path, settings: Mapping[str, Any], results: Iterable[str], pages:
     from retrograd import crate
 
     study = yaml.safe_load(settings["config"])
-    files: dict[str, Any] = dict(source(root))
+    files = source(root)
     given = {role: name for role, (_, name) in settings["given"].items()}
     files |= {name: Path(file) for file, name in settings["given"].values()}
     results, pages = list(results), list(pages)
     files |= {name: Path(name) for name in (*results, *pages)}
-    digests = {name: file_digest(files[name]) for name in (*given.values(), *results)}
+    facts = {name: file_facts(path) for name, path in files.items()}
     said = {name: attributes(files[name]) for name in results}
-    if broken := broken_links(digests, said, given):
+    if broken := broken_links({name: digest for name, (_, digest) in facts.items()}, said, given):
         lines = [f"{file} {what}" for file, what in broken[:10]]
         raise RetrogradError("\n  ".join(["These results are not of one run: rerun the study.", *lines]))
     head = f"# The study of this archive, with every default written out. Made by Retrograd {__version__}.\n"
-    files[CONFIG] = (head + settings["config"]).encode()
     software = {
         "version": __version__,
         "released": str(yaml.safe_load(files[_MOVED["CITATION.cff"]].read_text())["date-released"]),
@@ -127,9 +125,13 @@ def pack(root: Path, settings: Mapping[str, Any], results: Iterable[str], pages:
     }
     first = next(name for name in results if step_of(name) == "dynamics")
     environment = {k: v for k, v in said[first]["environment"].items() if k != "precision"}
-    files["README.md"] = crate.readme(study, environment, software)
-    files["CITATION.cff"] = crate.citation(study, software)
-    files[".zenodo.json"] = crate.zenodo(study)
+    made = {
+        CONFIG: (head + settings["config"]).encode(),
+        "README.md": crate.readme(study, environment, software),
+        "CITATION.cff": crate.citation(study, software),
+        ".zenodo.json": crate.zenodo(study),
+    }
+    facts |= {name: file_facts(content) for name, content in made.items()}
     jobs = [
         (step_of(name), _job(name), _read(name, said[name]["inputs"], given), [name])
         for name in sorted(results, key=lambda n: list(crate.STEPS).index(step_of(n)))
@@ -137,9 +139,8 @@ def pack(root: Path, settings: Mapping[str, Any], results: Iterable[str], pages:
     shown = [n for n in results if not is_timing(n)]
     jobs.append(("report", "report", sorted({*shown, given["scenarios"]}), sorted(pages)))
     roles = {"config": CONFIG, **given}
-    facts = {name: file_facts(content) for name, content in files.items()}
-    files[crate.METADATA] = crate.metadata(study, roles, jobs, environment, facts, software)
-    return files
+    made[crate.METADATA] = crate.metadata(study, roles, jobs, environment, facts, software)
+    return files | made
 
 
 def _job(file: str) -> str:
