@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -196,8 +197,9 @@ class Archive:
         """Returns the content of a file."""
         return b"".join(self.blocks(name))
 
+    @cached_property
     def structure(self) -> list[Finding]:
-        """Returns what makes it unsafe to look further: names that lead elsewhere, links, what is no stored file."""
+        """What makes it unsafe to look further: names that lead elsewhere, links, what is no stored file."""
         out, seen = [], dict[str, str]()
         for info in self._zip.infolist():
             name = info.orig_filename
@@ -230,8 +232,9 @@ class Archive:
             found[match[2]] = match[1]
         return found
 
+    @cached_property
     def fixity(self) -> list[Finding]:
-        """Returns where files and manifest differ, or the container's bytes and what names and contents imply."""
+        """Where files and manifest differ, or the container's bytes and what names and contents imply: all is read."""
         manifest = self.manifest()
         out = [Finding(name, "is missing") for name in manifest if name not in self.names]
         members = []
@@ -278,7 +281,7 @@ class Archive:
 
         - `names`: all by default.
         """
-        wrong = self.structure() or self.fixity()
+        wrong = self.structure or self.fixity
         if wrong:
             raise RetrogradError(f"{self.path} is not unpacked: {wrong[0]}. `snakemake verify` says all of it.")
         out = []

@@ -39,7 +39,7 @@ def found(path: Path) -> list[str]:
     """Returns what `verify` would say of the container."""
     try:
         with Archive(path) as opened:
-            return [str(f) for f in opened.structure() or opened.fixity()]
+            return [str(f) for f in opened.structure or opened.fixity]
     except RetrogradError as error:
         return [str(error)]
 
@@ -283,6 +283,23 @@ def test_unpacked_is_what_was_packed(made: Path, tmp_path: Path):
     assert all((tmp_path / "there" / name).read_bytes() == content for name, content in FILES.items())
     with Archive(made) as opened, pytest.raises(FileExistsError):
         opened.unpack(tmp_path / "there")
+
+
+def test_only_an_archive_that_was_checked_is_unpacked_and_it_is_checked_once(made: Path, tmp_path: Path, monkeypatch):
+    good, bad = made.read_bytes(), tmp_path / "bad.zip"
+    bad.write_bytes(good.replace(FILES["README.md"], FILES["README.md"].upper()))
+    with Archive(bad) as opened, pytest.raises(RetrogradError, match=r"README\.md: was changed"):
+        opened.unpack(tmp_path / "bad")
+    bad.write_bytes(good + b"more")
+    with Archive(bad) as opened, pytest.raises(RetrogradError, match="behind the end"):
+        opened.unpack(tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
+    with Archive(made) as opened:
+        assert opened.structure == opened.fixity == []
+        read, blocks = [], opened.blocks
+        monkeypatch.setattr(opened, "blocks", lambda name: read.append(name) or blocks(name))
+        opened.unpack(tmp_path / "good")
+    assert read == opened.names
 
 
 def test_file_facts(tmp_path: Path):
