@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrograd import archive
-from retrograd.archive import MANIFEST, Archive, bad_name, file_facts
+from retrograd.archive import MANIFEST, Archive, Finding, bad_name, bad_names, file_facts
 from retrograd.errors import RetrogradError
 from retrograd.packing import is_timing, step_of
 
@@ -222,12 +222,19 @@ def test_no_zip(tmp_path: Path):
     [
         *("../out", "/etc/passwd", "a/../../out", "..", ".", "a//b", "a/", "", " ", "a\\..\\out", "C:/out", "C:out"),
         *("nul\0name", "new\nline", "a/./b", "tab\t", "ä", "con:", "a?", "dot.", "blank ", "-/..", "a*b", '"'),
+        *("a" * 256, "a/" * 500 + "b"),
     ],
 )
 def test_names_that_lead_elsewhere_are_refused(name, made: Path, tmp_path: Path):
     assert bad_name(name)
     with pytest.raises(RetrogradError, match="cannot be archived"):
         archive.write(tmp_path / "b.zip", {name: b""})
+
+
+@pytest.mark.parametrize("names", [("a", "A"), ("a", "a/b"), ("A/b/c", "a/B"), (MANIFEST,)])
+def test_names_that_cannot_stand_side_by_side_are_refused(names, tmp_path: Path):
+    with pytest.raises(RetrogradError, match=r"is there twice, or differs|is the name of a folder too"):
+        archive.write(tmp_path / "b.zip", dict.fromkeys(names, b""))
 
 
 @pytest.mark.parametrize("name", ["a", "results/s/x.nc", ".zenodo.json", "a b/c-d_e+f=g@h,i~(1).txt", "...x"])
@@ -256,6 +263,8 @@ def entry(name: str, mode: int = 0o100644, kind: int = zipfile.ZIP_STORED) -> zi
         (entry("setuid", 0o104755), b"x", "is no plain file"),
         (entry("bomb", kind=zipfile.ZIP_DEFLATED), bytes(10**7), "is compressed"),
         (entry("EMPTY"), b"", "is there twice"),
+        (entry("empty/file"), b"", "is the name of a folder too"),
+        (entry("long/" * 300 + "x"), b"", "is longer than some systems take"),
     ],
     ids=lambda v: v.filename if isinstance(v, zipfile.ZipInfo) else None,
 )
@@ -312,3 +321,7 @@ def test_times_are_told_by_their_place_in_the_study():
     times, result = "results/s/timings/gradients/0123/0.nc", "results/timings/own/dynamics.nc"
     assert (is_timing(times), is_timing(result)) == (True, False)
     assert (step_of(times), step_of(result)) == ("gradients", "dynamics")
+
+
+def test_findings_are_text_that_a_log_takes():
+    assert str(Finding("a\ud800", "\x1b[2Jis\nä")) == r"a\ud800: \x1b[2Jis" + "\nä"
