@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from retrograd import __version__
-from retrograd.archive import CONFIG, file_facts
+from retrograd.archive import CONFIG, MANIFEST, METADATA, file_facts
 from retrograd.errors import RetrogradError
 
 # All of the workflow that a run takes, and what explains it.
@@ -27,6 +27,8 @@ SOURCE = (
 # The study has files of these names, which come first. In an unpacked archive they are the study's, and the workflow's
 # own stand where they were moved.
 _MOVED = {"README.md": "workflow/README.md", "CITATION.cff": "workflow/CITATION.cff"}
+# What an archive holds that is made for it, under fixed names.
+OWN = (CONFIG, "README.md", "CITATION.cff", ".zenodo.json", METADATA, MANIFEST)
 _JSON, _TEXTS = ("inputs", "environment", "config"), ("code_digest", "content_sha256")
 
 
@@ -139,7 +141,7 @@ def pack(root: Path, settings: Mapping[str, Any], results: Iterable[str], pages:
     shown = [n for n in results if not is_timing(n)]
     jobs.append(("report", "report", sorted({*shown, given["scenarios"]}), sorted(pages)))
     roles = {"config": CONFIG, **given}
-    made[crate.METADATA] = crate.metadata(study, roles, jobs, environment, facts, software)
+    made[METADATA] = crate.metadata(study, roles, jobs, environment, facts, software)
     return files | made
 
 

@@ -258,6 +258,7 @@ def test_the_unpacked_archive_packs_itself_again(archived, unpacked, tmp_path, m
     plan = Plan(yaml.safe_load(Path(CONFIG).read_text()), Path())
     pages = [path.as_posix() for path in Path(plan.results, "report").iterdir()]
     files = packing.pack(Path(), json.loads(plan.archive_settings()), plan.result_files(), pages)
+    assert {name for name, content in files.items() if isinstance(content, bytes)} == {*packing.OWN} - {MANIFEST}
     archive.write(tmp_path / "again.zip", files)
     assert (tmp_path / "again.zip").read_bytes() == archive_of(archived).read_bytes()
 

@@ -12,13 +12,17 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrograd import archive
 from retrograd.archive import MANIFEST, Archive, Finding, bad_name, bad_names, file_facts
 from retrograd.errors import RetrogradError
-from retrograd.packing import is_timing, step_of
+from retrograd.packing import OWN, is_timing, source, step_of
+from retrograd.plan import Plan
+
+ROOT = Path(__file__).parents[2]
 
 FILES = {
     "results/s/summary.nc": bytes(range(256)),
@@ -325,3 +329,32 @@ def test_times_are_told_by_their_place_in_the_study():
 
 def test_findings_are_text_that_a_log_takes():
     assert str(Finding("a\ud800", "\x1b[2Jis\nä")) == r"a\ud800: \x1b[2Jis" + "\nä"
+
+
+# -- names of what a study is given -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("plugin", "weights", "scenarios", "names"),
+    [
+        ("m.py", "w.eqx", "s.tsv", ["m.py", "w.eqx", "s.tsv"]),
+        *(("m.py", "w.eqx", own, ["m.py", "w.eqx", f"study/{own}"]) for own in OWN if "/" not in own),
+        ("m.py", "w.eqx", "readme.MD", ["m.py", "w.eqx", "study/readme.MD"]),
+        ("m.py", "w.eqx", "M.py", ["m.py", "w.eqx", "study/M.py"]),
+        ("../x/m.py", "../x/w.eqx", "../x/b/m.py", ["study/m.py", "study/w.eqx", "study/scenarios.tsv"]),
+        ("../x/m.py", "../x/w.eqx", "../x/b/W.eqx", ["study/m.py", "study/w.eqx", "study/scenarios.tsv"]),
+        ("../x/m.py", "../x/ü.eqx", "../x/s.ü", ["study/m.py", "study/weights.eqx", "study/scenarios.tsv"]),
+        ("../x/m.py", "w.eqx", "study", ["study/m.py", "w.eqx", "study/study"]),
+    ],
+)
+def test_what_a_study_is_given_gets_names_of_its_own(plugin, weights, scenarios, names, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    model = config["model"]
+    for file, original in ((plugin, model["plugin"]), (weights, model["weights"]), (scenarios, config["scenarios"])):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / original, file)
+    config |= {"model": {**model, "plugin": plugin, "weights": weights}, "scenarios": scenarios}
+    assert [name for _, name in Plan(config, ROOT).given().values()] == names
+    assert bad_names([*source(ROOT), *OWN, *names]) == []
