@@ -197,7 +197,16 @@ def plugin_that_runs(path: Path) -> None:
     path.write_text(path.read_text() + f"\nopen({str(path.parent / 'it ran')!r}, 'w')\n")
 
 
+def copy_of(name: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(next(folder for folder in path.parents if (folder / MANIFEST).exists()) / name, path)
+
+    return change
+
+
 DYNAMICS, GRADIENTS, STEADY = (f"results/tiny/own/{stage}.nc" for stage in ("dynamics", "gradients", "steady_state"))
+TIMES = "results/tiny/timings/gradients/0/0.nc"
 
 
 @pytest.mark.parametrize(
@@ -219,6 +228,7 @@ DYNAMICS, GRADIENTS, STEADY = (f"results/tiny/own/{stage}.nc" for stage in ("dyn
         (CONFIG, replace("1.0e-06", "1.0e-05"), "config", {DYNAMICS, GRADIENTS}),
         (CONFIG, lambda p: p.write_text("[1, 2"), "results", {CONFIG}),
         (METADATA, lambda p: p.write_text("{}"), "metadata", {METADATA}),
+        (TIMES, copy_of(GRADIENTS), "config", {TIMES}),
     ],
 )
 def test_a_change_that_manifest_and_metadata_follow_breaks_the_chain(file, change, check, named, unpacked, tmp_path):
@@ -229,6 +239,8 @@ def test_a_change_that_manifest_and_metadata_follow_breaks_the_chain(file, chang
     files = {name: folder / name for name in names if name not in (MANIFEST, "models/it ran")}
     if file != METADATA:
         crate = json.loads((folder / METADATA).read_text())
+        told = {entity["@id"] for entity in crate["@graph"]}
+        crate["@graph"] += [{"@id": name, "@type": "File", "sha256": ""} for name in files if name not in told]
         for entity in crate["@graph"]:
             if "sha256" in entity and entity["@id"] in files:
                 entity["sha256"] = archive.file_facts(files[entity["@id"]])[1]
