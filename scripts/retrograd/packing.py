@@ -76,7 +76,10 @@ def attributes(path: str | Path) -> dict[str, Any]:
     if missing := [name for name in (*_JSON, *_TEXTS) if f"retrograd_{name}" not in there]:
         raise RetrogradError(f"{path} has no attribute retrograd_{missing[0]}: it is no result of Retrograd.")
     said = {name: str(there[f"retrograd_{name}"]) for name in (*_JSON, *_TEXTS)}
-    return {name: json.loads(text) if name in _JSON else text for name, text in said.items()}
+    out = {name: json.loads(text) if name in _JSON else text for name, text in said.items()}
+    if wrong := [name for name in _JSON if not isinstance(out[name], dict)]:
+        raise RetrogradError(f"{path} has an attribute retrograd_{wrong[0]} that is no mapping.")
+    return out
 
 
 def broken_links(

@@ -197,6 +197,14 @@ def plugin_that_runs(path: Path) -> None:
     path.write_text(path.read_text() + f"\nopen({str(path.parent / 'it ran')!r}, 'w')\n")
 
 
+def say(attribute: str, text: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with netCDF4.Dataset(path, "r+") as ds:
+            ds.setncattr(f"retrograd_{attribute}", text)
+
+    return change
+
+
 def copy_of(name: str) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +236,21 @@ TIMES = "results/tiny/timings/gradients/0/0.nc"
         (CONFIG, replace("1.0e-06", "1.0e-05"), "config", {DYNAMICS, GRADIENTS}),
         (CONFIG, lambda p: p.write_text("[1, 2"), "results", {CONFIG}),
         (METADATA, lambda p: p.write_text("{}"), "metadata", {METADATA}),
+        # What nobody's workflow writes.
+        *(
+            (CONFIG, replace(old, new), "results", {CONFIG})
+            for old in ("models/tiny.py", "models/tiny.safetensors", " tiny.tsv")
+            for new in (" [1]", " {a: 1}", " 7")
+        ),
+        (CONFIG, lambda p: p.write_text("[" * 10_000), "results", {CONFIG}),
+        (CONFIG, replace("directions: 1", "directions: &a [*a]"), "config", {CONFIG}),
+        (METADATA, lambda p: p.write_text("[" * 200_000), "metadata", {METADATA}),
+        *((GRADIENTS, say(name, "[1]"), "results", {GRADIENTS}) for name in ("inputs", "environment", "config")),
+        ("results/x.nc", copy_of("results/tiny/model.nc"), "code", {"results/x.nc"}),
+        ("results/tiny/own/foo.nc", copy_of(GRADIENTS), "code", {"results/tiny/own/foo.nc"}),
+        ("results/tiny/timings/x.nc", copy_of(GRADIENTS), "code", {"results/tiny/timings/x.nc"}),
         (TIMES, copy_of(GRADIENTS), "config", {TIMES}),
+        ("scripts/retrograd/replay.py", lambda p: p.write_text("("), "code", {GRADIENTS}),
     ],
 )
 def test_a_change_that_manifest_and_metadata_follow_breaks_the_chain(file, change, check, named, unpacked, tmp_path):
