@@ -121,13 +121,10 @@ def pack(root: Path, settings: Mapping[str, Any], results: Iterable[str], pages:
         lines = [f"{file} {what}" for file, what in broken[:10]]
         raise RetrogradError("\n  ".join(["These results are not of one run: rerun the study.", *lines]))
     head = f"# The study of this archive, with every default written out. Made by Retrograd {__version__}.\n"
-    software = {
-        "version": __version__,
-        "released": str(yaml.safe_load(files[_MOVED["CITATION.cff"]].read_text())["date-released"]),
-        "snakemake": re.findall(r"^snakemake(?:\[\w+\])?==(\S+)", (root / "envs/requirements.txt").read_text(), re.M)[
-            0
-        ],
-    }
+    cited = yaml.safe_load(files[_MOVED["CITATION.cff"]].read_text(encoding="utf-8"))
+    lock = (root / "envs/requirements.txt").read_text(encoding="utf-8")
+    (snakemake,) = re.findall(r"^snakemake(?:\[\w+\])?==(\S+)", lock, re.M)
+    software = {"version": __version__, "released": str(cited["date-released"]), "snakemake": snakemake}
     first = next(name for name in results if step_of(name) == "dynamics")
     environment = {k: v for k, v in said[first]["environment"].items() if k != "precision"}
     made = {

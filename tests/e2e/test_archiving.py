@@ -289,7 +289,10 @@ def test_results_of_two_runs_are_not_archived_together(archived, tmp_path):
 
 def test_the_unpacked_archive_packs_itself_again(archived, unpacked, tmp_path, monkeypatch):
     monkeypatch.chdir(unpacked)
-    plan = Plan(yaml.safe_load(Path(CONFIG).read_text()), Path())
+    # What is read does not depend on the locale.
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: read_text(path, encoding))
+    plan = Plan(yaml.safe_load(Path(CONFIG).read_text(encoding="utf-8")), Path())
     pages = [path.as_posix() for path in Path(plan.results, "report").iterdir()]
     files = packing.pack(Path(), json.loads(plan.archive_settings()), plan.result_files(), pages)
     assert {name for name, content in files.items() if isinstance(content, bytes)} == {*packing.OWN} - {MANIFEST}
