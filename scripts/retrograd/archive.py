@@ -13,8 +13,9 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -45,7 +46,9 @@ class Finding:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.what}" if self.file else self.what
+        text = f"{self.file}: {self.what}" if self.file else self.what
+        # Names and values are what somebody wrote: no log takes half a surrogate, and no terminal is to be steered.
+        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def bad_name(name: str) -> str:
@@ -59,7 +62,25 @@ def bad_name(name: str) -> str:
         return "the name leads out of the archive"
     if any(part.endswith((".", " ")) or not _NAME.fullmatch(part) for part in parts):
         return "the name has characters that some systems do not take"
+    if len(name) > 1000 or any(len(part) > 255 for part in parts):
+        return "the name is longer than some systems take"
     return ""
+
+
+def bad_names(names: Collection[str]) -> list[tuple[str, str]]:
+    """Returns names under which files are not unpacked, alone or beside the others, and why."""
+    why = {name: bad_name(name) for name in names}
+    folders = {str(f).casefold() for name in names if not why[name] for f in PurePosixPath(name).parents}
+    out, seen = [], dict[str, str]()
+    for name in names:
+        if why[name]:
+            out.append((name, why[name]))
+        elif other := seen.get(name.casefold()):
+            out.append((name, f"is there twice, or differs from {other} in capitals only"))
+        elif name.casefold() in folders:
+            out.append((name, "is the name of a folder too"))
+        seen[name.casefold()] = name
+    return out
 
 
 # -- writing ----------------------------------------------------------------------------------------------
@@ -70,8 +91,8 @@ def write(path: str | os.PathLike[str], files: Mapping[str, bytes | Path]) -> st
 
     - `files`: name -> content, or the file that holds it.
     """
-    wrong = [f"{name}: {why}" for name in files if (why := bad_name(name))]
-    if wrong:
+    # The manifest among them: a file of its name would be lost.
+    if wrong := [f"{name}: {why}" for name, why in bad_names([*files, MANIFEST])]:
         raise RetrogradError("These files cannot be archived under their names:\n  " + "\n  ".join(wrong))
     contents = dict(files)
     members = {name: _Member.of(name, _blocks(content)) for name, content in contents.items()}
@@ -196,22 +217,19 @@ class Archive:
         """Returns the content of a file."""
         return b"".join(self.blocks(name))
 
+    @cached_property
     def structure(self) -> list[Finding]:
-        """Returns what makes it unsafe to look further: names that lead elsewhere, links, what is no stored file."""
-        out, seen = [], dict[str, str]()
-        for info in self._zip.infolist():
+        """What makes it unsafe to look further: names that lead elsewhere, links, what is no stored file."""
+        entries = self._zip.infolist()
+        out = [Finding(name, why) for name, why in bad_names([info.orig_filename for info in entries])]
+        for info in entries:
             name = info.orig_filename
-            if why := bad_name(name):
-                out.append(Finding(ascii(name)[1:-1], why))
-            elif other := seen.get(name.casefold()):
-                out.append(Finding(name, f"is there twice, or differs from {other} in capitals only"))
-            elif info.external_attr >> 16 != _MODE:
+            if info.external_attr >> 16 != _MODE:
                 out.append(Finding(name, "is no plain file: a link, a folder, a device, or of another mode"))
             elif info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
                 out.append(Finding(name, "is compressed, which an archive of Retrograd never is"))
             elif info.flag_bits:
                 out.append(Finding(name, "is encrypted, or marked in another way"))
-            seen[name.casefold()] = name
         return out
 
     def manifest(self) -> dict[str, str]:
@@ -230,8 +248,9 @@ class Archive:
             found[match[2]] = match[1]
         return found
 
+    @cached_property
     def fixity(self) -> list[Finding]:
-        """Returns where files and manifest differ, or the container's bytes and what names and contents imply."""
+        """Where files and manifest differ, or the container's bytes and what names and contents imply: all is read."""
         manifest = self.manifest()
         out = [Finding(name, "is missing") for name in manifest if name not in self.names]
         members = []
@@ -278,7 +297,7 @@ class Archive:
 
         - `names`: all by default.
         """
-        wrong = self.structure() or self.fixity()
+        wrong = self.structure or self.fixity
         if wrong:
             raise RetrogradError(f"{self.path} is not unpacked: {wrong[0]}. `snakemake verify` says all of it.")
         out = []

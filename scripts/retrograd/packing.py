@@ -14,33 +14,41 @@ from typing import Any
 import yaml
 
 from retrograd import __version__
-from retrograd.archive import CONFIG, file_facts
+from retrograd.archive import CONFIG, MANIFEST, METADATA, file_facts
 from retrograd.errors import RetrogradError
-from retrograd.provenance import file_digest
 
 # All of the workflow that a run takes, and what explains it.
 SOURCE = (
     *("Snakefile", "Makefile", "LICENSE", "pyproject.toml", "README.md", "CITATION.cff"),
     *("config/*.md", "config/variants.yaml", "envs/*", "scripts/*.py", "scripts/retrograd/*.py"),
-    *("scripts/retrograd/*.j2", "workflow/*.md", "workflow/rules/*", "workflow/report/*", "workflow/profiles/*/*"),
+    *("scripts/retrograd/*.j2", "workflow/*.md", "workflow/CITATION.cff"),
+    *("workflow/rules/*", "workflow/report/*", "workflow/profiles/*/*"),
 )
-# The study has files of these names, which come first.
+# The study has files of these names, which come first. In an unpacked archive they are the study's, and the workflow's
+# own stand where they were moved.
 _MOVED = {"README.md": "workflow/README.md", "CITATION.cff": "workflow/CITATION.cff"}
+# What an archive holds that is made for it, under fixed names.
+OWN = (CONFIG, "README.md", "CITATION.cff", ".zenodo.json", METADATA, MANIFEST)
 _JSON, _TEXTS = ("inputs", "environment", "config"), ("code_digest", "content_sha256")
 
 
 def source(root: Path) -> dict[str, Path]:
     """Returns the workflow's own files, by their names in an archive."""
-    found = sorted(path for pattern in SOURCE for path in root.glob(pattern) if path.is_file())
-    names = ((path.relative_to(root).as_posix(), path) for path in found)
-    return {_MOVED.get(name, name): path for name, path in names}
+    paths = sorted(path for pattern in SOURCE for path in root.glob(pattern) if path.is_file())
+    found = {path.relative_to(root).as_posix(): path for path in paths}
+    return {_MOVED.get(name, name): path for name, path in found.items() if _MOVED.get(name) not in found}
+
+
+def is_timing(file: str) -> bool:
+    """Returns whether a result file holds the times that a job took: `results/STUDY/timings/STAGE/WORK/CHUNK.nc`."""
+    return file.split("/")[2:3] == ["timings"]
 
 
 def step_of(file: str) -> str:
     """Returns the rule that makes a result file, by its name in an archive: `results/STUDY/VARIANT/dynamics.nc`."""
-    parts = file.split("/")[2:]
-    if parts[0] == "timings":
-        return parts[1]
+    parts = file.split("/")
+    if is_timing(file):
+        return parts[3]
     stem = parts[-1].removesuffix(".nc")
     return "export" if stem == "model" else stem
 
@@ -53,7 +61,7 @@ def input_of(file: str, name: str, given: Mapping[str, str]) -> str | None:
     if name in given:
         return given[name]
     folder, study = file.rpartition("/")[0], "/".join(file.split("/")[:2])
-    if file.startswith(f"{study}/timings/"):
+    if is_timing(file):
         # They are of chunks, and so are their other inputs.
         return f"{study}/model.nc" if name == "model" else None
     return f"{folder}/{name}.nc" if name in ("steady_state", "dynamics", "gradients") else f"{study}/{name}.nc"
@@ -68,7 +76,10 @@ def attributes(path: str | Path) -> dict[str, Any]:
     if missing := [name for name in (*_JSON, *_TEXTS) if f"retrograd_{name}" not in there]:
         raise RetrogradError(f"{path} has no attribute retrograd_{missing[0]}: it is no result of Retrograd.")
     said = {name: str(there[f"retrograd_{name}"]) for name in (*_JSON, *_TEXTS)}
-    return {name: json.loads(text) if name in _JSON else text for name, text in said.items()}
+    out = {name: json.loads(text) if name in _JSON else text for name, text in said.items()}
+    if wrong := [name for name in _JSON if not isinstance(out[name], dict)]:
+        raise RetrogradError(f"{path} has an attribute retrograd_{wrong[0]} that is no mapping.")
+    return out
 
 
 def broken_links(
@@ -99,40 +110,39 @@ def pack(root: Path, settings: Mapping[str, Any], results: Iterable[str], pages:
     from retrograd import crate
 
     study = yaml.safe_load(settings["config"])
-    files: dict[str, Any] = dict(source(root))
+    files = source(root)
     given = {role: name for role, (_, name) in settings["given"].items()}
     files |= {name: Path(file) for file, name in settings["given"].values()}
     results, pages = list(results), list(pages)
     files |= {name: Path(name) for name in (*results, *pages)}
-    digests = {name: file_digest(files[name]) for name in (*given.values(), *results)}
+    facts = {name: file_facts(path) for name, path in files.items()}
     said = {name: attributes(files[name]) for name in results}
-    if broken := broken_links(digests, said, given):
+    if broken := broken_links({name: digest for name, (_, digest) in facts.items()}, said, given):
         lines = [f"{file} {what}" for file, what in broken[:10]]
         raise RetrogradError("\n  ".join(["These results are not of one run: rerun the study.", *lines]))
     head = f"# The study of this archive, with every default written out. Made by Retrograd {__version__}.\n"
-    files[CONFIG] = (head + settings["config"]).encode()
-    software = {
-        "version": __version__,
-        "released": str(yaml.safe_load((root / "CITATION.cff").read_text())["date-released"]),
-        "snakemake": re.findall(r"^snakemake(?:\[\w+\])?==(\S+)", (root / "envs/requirements.txt").read_text(), re.M)[
-            0
-        ],
-    }
+    cited = yaml.safe_load(files[_MOVED["CITATION.cff"]].read_text(encoding="utf-8"))
+    lock = (root / "envs/requirements.txt").read_text(encoding="utf-8")
+    (snakemake,) = re.findall(r"^snakemake(?:\[\w+\])?==(\S+)", lock, re.M)
+    software = {"version": __version__, "released": str(cited["date-released"]), "snakemake": snakemake}
     first = next(name for name in results if step_of(name) == "dynamics")
     environment = {k: v for k, v in said[first]["environment"].items() if k != "precision"}
-    files["README.md"] = crate.readme(study, environment, software)
-    files["CITATION.cff"] = crate.citation(study, software)
-    files[".zenodo.json"] = crate.zenodo(study)
+    made = {
+        CONFIG: (head + settings["config"]).encode(),
+        "README.md": crate.readme(study, environment, software),
+        "CITATION.cff": crate.citation(study, software),
+        ".zenodo.json": crate.zenodo(study),
+    }
+    facts |= {name: file_facts(content) for name, content in made.items()}
     jobs = [
         (step_of(name), _job(name), _read(name, said[name]["inputs"], given), [name])
         for name in sorted(results, key=lambda n: list(crate.STEPS).index(step_of(n)))
     ]
-    shown = [n for n in results if "/timings/" not in n]
+    shown = [n for n in results if not is_timing(n)]
     jobs.append(("report", "report", sorted({*shown, given["scenarios"]}), sorted(pages)))
     roles = {"config": CONFIG, **given}
-    facts = {name: file_facts(content) for name, content in files.items()}
-    files[crate.METADATA] = crate.metadata(study, roles, jobs, environment, facts, software)
-    return files
+    made[METADATA] = crate.metadata(study, roles, jobs, environment, facts, software)
+    return files | made
 
 
 def _job(file: str) -> str:

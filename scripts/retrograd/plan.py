@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 
-from retrograd.archive import CONFIG, bad_name
+from retrograd.archive import bad_names
 from retrograd.arguments import asked_for, headline
 from retrograd.errors import RetrogradError
 from retrograd.loading import load_study
-from retrograd.packing import source
+from retrograd.packing import OWN, source
 from retrograd.provenance import canonical, code_digest, file_digest, text_digest
 from retrograd.references import digest_of, variants_of
 from retrograd.scenarios import chunks
@@ -233,15 +233,18 @@ class Plan:
     def given(self) -> dict[str, tuple[str, str]]:
         """Returns what the study is given: role -> its file, and the file's name in an archive.
 
-        That is the same where it can be; a file from elsewhere gets a place of its own.
+        That is the same where it can be; a file from elsewhere, or of a taken name, gets a place of its own.
         """
-        taken = {*source(self.root), CONFIG}
+        taken = [*source(self.root), *OWN]
         out = {}
         for role, file in self.user_files().items():
             here = os.path.normpath(file).replace(os.sep, "/")
-            last = here.rpartition("/")[2]
-            options = (here, f"study/{last}", f"study/{role}{Path(file).suffix}")
-            out[role] = file, next(n for n in options if not bad_name(n) and n not in taken)
+            # A table may have any suffix: with one that no other role has, the last option is free.
+            suffix = ".tsv" if role == "scenarios" else Path(file).suffix
+            options = (here, f"study/{here.rpartition('/')[2]}", f"study/{role}{suffix}")
+            name = next(n for n in options if n not in dict(bad_names([*taken, n])))
+            taken.append(name)
+            out[role] = file, name
         return out
 
     def result_files(self) -> list[str]:

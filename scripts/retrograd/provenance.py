@@ -54,7 +54,7 @@ def code_files(script: Path) -> list[Path]:
 
 def _imported(path: Path, package: Path) -> set[Path]:
     found = set()
-    for name in _import_names(path.read_bytes()):
+    for name in _import_names(path.read_bytes(), path.name):
         head, _, rest = name.partition(".")
         if head == PACKAGE:
             target = package.joinpath(*rest.split(".")) if rest else package
@@ -63,10 +63,13 @@ def _imported(path: Path, package: Path) -> set[Path]:
 
 
 @cache
-def _import_names(source: bytes) -> frozenset[str]:
-    """Returns what a module imports, by content: each is parsed once, though many rules use it."""
+def _import_names(source: bytes, name: str) -> frozenset[str]:
+    """Returns what a module imports, by content: each is parsed once, though many rules use it.
+
+    - `name`: of the file, for the SyntaxError of what is no Python.
+    """
     names: set[str] = set()
-    todo: list[ast.AST] = [ast.parse(source)]
+    todo: list[ast.AST] = [ast.parse(source, name)]
     while todo:
         node = todo.pop()
         if isinstance(node, ast.Import):

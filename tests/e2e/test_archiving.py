@@ -22,9 +22,10 @@ from requests_cache import CachedSession
 from requests_cache.models import CachedResponse
 from urllib3 import HTTPResponse
 
-from retrograd import archive
+from retrograd import archive, packing
 from retrograd.archive import CONFIG, MANIFEST, METADATA, Archive
 from retrograd.inspection import CHECKS, inspect
+from retrograd.plan import Plan
 
 pytestmark = pytest.mark.e2e
 
@@ -196,7 +197,24 @@ def plugin_that_runs(path: Path) -> None:
     path.write_text(path.read_text() + f"\nopen({str(path.parent / 'it ran')!r}, 'w')\n")
 
 
+def say(attribute: str, text: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with netCDF4.Dataset(path, "r+") as ds:
+            ds.setncattr(f"retrograd_{attribute}", text)
+
+    return change
+
+
+def copy_of(name: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(next(folder for folder in path.parents if (folder / MANIFEST).exists()) / name, path)
+
+    return change
+
+
 DYNAMICS, GRADIENTS, STEADY = (f"results/tiny/own/{stage}.nc" for stage in ("dynamics", "gradients", "steady_state"))
+TIMES = "results/tiny/timings/gradients/0/0.nc"
 
 
 @pytest.mark.parametrize(
@@ -218,6 +236,21 @@ DYNAMICS, GRADIENTS, STEADY = (f"results/tiny/own/{stage}.nc" for stage in ("dyn
         (CONFIG, replace("1.0e-06", "1.0e-05"), "config", {DYNAMICS, GRADIENTS}),
         (CONFIG, lambda p: p.write_text("[1, 2"), "results", {CONFIG}),
         (METADATA, lambda p: p.write_text("{}"), "metadata", {METADATA}),
+        # What nobody's workflow writes.
+        *(
+            (CONFIG, replace(old, new), "results", {CONFIG})
+            for old in ("models/tiny.py", "models/tiny.safetensors", " tiny.tsv")
+            for new in (" [1]", " {a: 1}", " 7")
+        ),
+        (CONFIG, lambda p: p.write_text("[" * 10_000), "results", {CONFIG}),
+        (CONFIG, replace("directions: 1", "directions: &a [*a]"), "config", {CONFIG}),
+        (METADATA, lambda p: p.write_text("[" * 200_000), "metadata", {METADATA}),
+        *((GRADIENTS, say(name, "[1]"), "results", {GRADIENTS}) for name in ("inputs", "environment", "config")),
+        ("results/x.nc", copy_of("results/tiny/model.nc"), "code", {"results/x.nc"}),
+        ("results/tiny/own/foo.nc", copy_of(GRADIENTS), "code", {"results/tiny/own/foo.nc"}),
+        ("results/tiny/timings/x.nc", copy_of(GRADIENTS), "code", {"results/tiny/timings/x.nc"}),
+        (TIMES, copy_of(GRADIENTS), "config", {TIMES}),
+        ("scripts/retrograd/replay.py", lambda p: p.write_text("("), "code", {GRADIENTS}),
     ],
 )
 def test_a_change_that_manifest_and_metadata_follow_breaks_the_chain(file, change, check, named, unpacked, tmp_path):
@@ -228,6 +261,8 @@ def test_a_change_that_manifest_and_metadata_follow_breaks_the_chain(file, chang
     files = {name: folder / name for name in names if name not in (MANIFEST, "models/it ran")}
     if file != METADATA:
         crate = json.loads((folder / METADATA).read_text())
+        told = {entity["@id"] for entity in crate["@graph"]}
+        crate["@graph"] += [{"@id": name, "@type": "File", "sha256": ""} for name in files if name not in told]
         for entity in crate["@graph"]:
             if "sha256" in entity and entity["@id"] in files:
                 entity["sha256"] = archive.file_facts(files[entity["@id"]])[1]
@@ -252,13 +287,27 @@ def test_results_of_two_runs_are_not_archived_together(archived, tmp_path):
     assert f"{GRADIENTS} was computed from a dynamics of sha256" in run.stdout
 
 
+def test_the_unpacked_archive_packs_itself_again(archived, unpacked, tmp_path, monkeypatch):
+    monkeypatch.chdir(unpacked)
+    # What is read does not depend on the locale.
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: read_text(path, encoding))
+    plan = Plan(yaml.safe_load(Path(CONFIG).read_text(encoding="utf-8")), Path())
+    pages = [path.as_posix() for path in Path(plan.results, "report").iterdir()]
+    files = packing.pack(Path(), json.loads(plan.archive_settings()), plan.result_files(), pages)
+    assert {name for name, content in files.items() if isinstance(content, bytes)} == {*packing.OWN} - {MANIFEST}
+    archive.write(tmp_path / "again.zip", files)
+    assert (tmp_path / "again.zip").read_bytes() == archive_of(archived).read_bytes()
+
+
 @pytest.mark.slow
-def test_the_unpacked_archive_computes_itself_again(unpacked, tmp_path):
+def test_the_unpacked_archive_computes_itself_again(archived, unpacked, tmp_path):
     folder = tmp_path / "there"
     shutil.copytree(unpacked, folder)
     shutil.rmtree(folder / "results")
-    run = pipeline.snakemake(folder)
+    run = pipeline.snakemake(folder, "archive")
     assert run.returncode == 0, run.stdout
     made = {p.relative_to(folder): p for p in (folder / "results/tiny").rglob("*.nc") if "chunks" not in p.parts}
     assert len(made) == 5
     assert all(path.read_bytes() == (unpacked / name).read_bytes() for name, path in made.items())
+    assert archive_of(folder).read_bytes() == archive_of(archived).read_bytes()

@@ -12,12 +12,17 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrograd import archive
-from retrograd.archive import MANIFEST, Archive, bad_name, file_facts
+from retrograd.archive import MANIFEST, Archive, Finding, bad_name, bad_names, file_facts
 from retrograd.errors import RetrogradError
+from retrograd.packing import OWN, is_timing, source, step_of
+from retrograd.plan import Plan
+
+ROOT = Path(__file__).parents[2]
 
 FILES = {
     "results/s/summary.nc": bytes(range(256)),
@@ -38,7 +43,7 @@ def found(path: Path) -> list[str]:
     """Returns what `verify` would say of the container."""
     try:
         with Archive(path) as opened:
-            return [str(f) for f in opened.structure() or opened.fixity()]
+            return [str(f) for f in opened.structure or opened.fixity]
     except RetrogradError as error:
         return [str(error)]
 
@@ -221,12 +226,19 @@ def test_no_zip(tmp_path: Path):
     [
         *("../out", "/etc/passwd", "a/../../out", "..", ".", "a//b", "a/", "", " ", "a\\..\\out", "C:/out", "C:out"),
         *("nul\0name", "new\nline", "a/./b", "tab\t", "ä", "con:", "a?", "dot.", "blank ", "-/..", "a*b", '"'),
+        *("a" * 256, "a/" * 500 + "b"),
     ],
 )
 def test_names_that_lead_elsewhere_are_refused(name, made: Path, tmp_path: Path):
     assert bad_name(name)
     with pytest.raises(RetrogradError, match="cannot be archived"):
         archive.write(tmp_path / "b.zip", {name: b""})
+
+
+@pytest.mark.parametrize("names", [("a", "A"), ("a", "a/b"), ("A/b/c", "a/B"), (MANIFEST,)])
+def test_names_that_cannot_stand_side_by_side_are_refused(names, tmp_path: Path):
+    with pytest.raises(RetrogradError, match=r"is there twice, or differs|is the name of a folder too"):
+        archive.write(tmp_path / "b.zip", dict.fromkeys(names, b""))
 
 
 @pytest.mark.parametrize("name", ["a", "results/s/x.nc", ".zenodo.json", "a b/c-d_e+f=g@h,i~(1).txt", "...x"])
@@ -255,6 +267,8 @@ def entry(name: str, mode: int = 0o100644, kind: int = zipfile.ZIP_STORED) -> zi
         (entry("setuid", 0o104755), b"x", "is no plain file"),
         (entry("bomb", kind=zipfile.ZIP_DEFLATED), bytes(10**7), "is compressed"),
         (entry("EMPTY"), b"", "is there twice"),
+        (entry("empty/file"), b"", "is the name of a folder too"),
+        (entry("long/" * 300 + "x"), b"", "is longer than some systems take"),
     ],
     ids=lambda v: v.filename if isinstance(v, zipfile.ZipInfo) else None,
 )
@@ -284,7 +298,63 @@ def test_unpacked_is_what_was_packed(made: Path, tmp_path: Path):
         opened.unpack(tmp_path / "there")
 
 
+def test_only_an_archive_that_was_checked_is_unpacked_and_it_is_checked_once(made: Path, tmp_path: Path, monkeypatch):
+    good, bad = made.read_bytes(), tmp_path / "bad.zip"
+    bad.write_bytes(good.replace(FILES["README.md"], FILES["README.md"].upper()))
+    with Archive(bad) as opened, pytest.raises(RetrogradError, match=r"README\.md: was changed"):
+        opened.unpack(tmp_path / "bad")
+    bad.write_bytes(good + b"more")
+    with Archive(bad) as opened, pytest.raises(RetrogradError, match="behind the end"):
+        opened.unpack(tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
+    with Archive(made) as opened:
+        assert opened.structure == opened.fixity == []
+        read, blocks = [], opened.blocks
+        monkeypatch.setattr(opened, "blocks", lambda name: read.append(name) or blocks(name))
+        opened.unpack(tmp_path / "good")
+    assert read == opened.names
+
+
 def test_file_facts(tmp_path: Path):
     path = tmp_path / "f"
     path.write_bytes(b"abc")
     assert file_facts(path) == file_facts(b"abc") == (3, hashlib.sha256(b"abc").hexdigest())
+
+
+def test_times_are_told_by_their_place_in_the_study():
+    times, result = "results/s/timings/gradients/0123/0.nc", "results/timings/own/dynamics.nc"
+    assert (is_timing(times), is_timing(result)) == (True, False)
+    assert (step_of(times), step_of(result)) == ("gradients", "dynamics")
+
+
+def test_findings_are_text_that_a_log_takes():
+    assert str(Finding("a\ud800", "\x1b[2Jis\nä")) == r"a\ud800: \x1b[2Jis" + "\nä"
+
+
+# -- names of what a study is given -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("plugin", "weights", "scenarios", "names"),
+    [
+        ("m.py", "w.eqx", "s.tsv", ["m.py", "w.eqx", "s.tsv"]),
+        *(("m.py", "w.eqx", own, ["m.py", "w.eqx", f"study/{own}"]) for own in OWN if "/" not in own),
+        ("m.py", "w.eqx", "readme.MD", ["m.py", "w.eqx", "study/readme.MD"]),
+        ("m.py", "w.eqx", "M.py", ["m.py", "w.eqx", "study/M.py"]),
+        ("../x/m.py", "../x/w.eqx", "../x/b/m.py", ["study/m.py", "study/w.eqx", "study/scenarios.tsv"]),
+        ("../x/m.py", "../x/w.eqx", "../x/b/W.eqx", ["study/m.py", "study/w.eqx", "study/scenarios.tsv"]),
+        ("../x/m.py", "../x/ü.eqx", "../x/s.ü", ["study/m.py", "study/weights.eqx", "study/scenarios.tsv"]),
+        ("../x/m.py", "w.eqx", "study", ["study/m.py", "w.eqx", "study/study"]),
+    ],
+)
+def test_what_a_study_is_given_gets_names_of_its_own(plugin, weights, scenarios, names, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    model = config["model"]
+    for file, original in ((plugin, model["plugin"]), (weights, model["weights"]), (scenarios, config["scenarios"])):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / original, file)
+    config |= {"model": {**model, "plugin": plugin, "weights": weights}, "scenarios": scenarios}
+    assert [name for _, name in Plan(config, ROOT).given().values()] == names
+    assert bad_names([*source(ROOT), *OWN, *names]) == []
