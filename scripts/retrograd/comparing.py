@@ -207,7 +207,7 @@ class Comparison:
     # -- the free comparison -------------------------------------------------------------------------------
 
     def _free(self) -> dict[str, Weighed]:
-        out = self._models()
+        out = self._study() | self._models()
         if "steady_state" in self.good:
             out |= self._steady_states()
         out |= self._dynamics()
@@ -216,6 +216,25 @@ class Comparison:
 
     def _weigh(self, q: Quantity) -> Weighed:
         return weigh(q, self.n)
+
+    def _study(self) -> dict[str, Weighed]:
+        """Returns whether both runs have the same scenarios, and files that are as they were written."""
+        mine, theirs = (set(side.run.scenarios) for side in (self.here, self.there))
+        only = {"here": sorted(mine - theirs), "in the reference": sorted(theirs - mine)}
+        where = "; ".join(f"only {side}: {', '.join(names)}" for side, names in only.items() if names)
+        sides = {"here": self.here.run.said, "in the reference": self.there.run.said}
+        changed = [
+            f"{file} {side}"
+            for side, said in sides.items()
+            for file, about in said.items()
+            if about["content"] != about["content_sha256"]
+        ]
+        files = sum(map(len, sides.values()))
+        told = lambda bad, *rest: self._told(DIFFERENT if bad else IDENTICAL, *rest)
+        return {
+            "study.scenarios": told(where, len(mine | theirs), len(mine & theirs), where),
+            "study.files": told(changed, files, files - len(changed), ", ".join(changed)),
+        }
 
     def _models(self) -> dict[str, Weighed]:
         here, there = self.here, self.there

@@ -13,6 +13,7 @@ from retrograd.comparison import in_words, overall
 from retrograd.report import pages
 from retrograd.schema import KINDS, ORIGINS
 
+_SHORT = ("identical", "rounding", "solver error", "not comparable", "different")
 # What each verdict says, in a sentence with the number of variants before it.
 MEANING = {
     "identical to the bit": "Every value that was compared is the same to the last bit.",
@@ -80,8 +81,8 @@ def variant_rows(ds: xr.Dataset) -> list[dict[str, Any]]:
                     continue
                 row = {n: ds[n].values[at] for n in _MEASURES}
                 quantities.append(
-                    {"name": quantity, "kind": kind, "verdict": in_words(found), "bad": found == DIFFERENT}
-                    | {"same": found == IDENTICAL}
+                    {"name": quantity, "kind": kind, "verdict": in_words(found), "short": _SHORT[found]}
+                    | {"bad": found == DIFFERENT, "same": found == IDENTICAL}
                     | row
                 )
         out.append(

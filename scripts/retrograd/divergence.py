@@ -7,7 +7,7 @@ none of them explains is left to the plug-in, to Retrograd's code or to the envi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from retrograd.weights import with_arrays
 _REPLAYED = ("formulation", "guard", "solver")
 # Quantities that are no results but what results are computed from.
 _COPIED = {
+    "study.scenarios": "the scenarios",
+    "study.files": "files and what they say of themselves",
     "model.weights": "the network's weights",
     "steady_state.parameters": "parameters of the steady phase",
     "dynamics.parameters": "parameters of the dynamic phase",
@@ -50,13 +52,15 @@ def first_divergence(comparison: Comparison, found: Found) -> dict[str, Any]:
         out["first_stage"] = stage
         scenarios = np.flatnonzero(np.any([[diverges(c) for c in w.scenario] for w in here], axis=0))
         if not len(scenarios):
+            # Of the model itself: its self-test.
+            out["first_state"] = _state(comparison, diverges, [w.codes for w in here])
             return out
         row = int(scenarios[0])
         out["first_scenario"] = row
         steps = found.get(("replayed", "dynamics.step_x"))
         if stage == "dynamics" and steps is not None:
             mine = np.flatnonzero(comparison.step_owner == row)
-            apart = np.array([[diverges(c) for c in line] for line in steps.codes[mine]]).reshape(len(mine), -1)
+            apart = np.array([_are(diverges, line) for line in steps.codes[mine]]).reshape(len(mine), -1)
             at = np.flatnonzero(apart.any(axis=1))
             if len(at):
                 step = int(comparison.step_number[mine[at[0]]])
@@ -64,15 +68,26 @@ def first_divergence(comparison: Comparison, found: Found) -> dict[str, Any]:
                 out["first_time"] = float(comparison.there.records[row].step_time[step])
                 out["first_state"] = comparison.states[int(np.argmax(apart[at[0]]))]
                 return out
-        for w in here:
-            if diverges(int(w.scenario[row])) and w.codes.ndim > 1 and w.codes.shape[-1] == len(comparison.states):
-                lines = w.codes[row].reshape(-1, len(comparison.states))
-                apart = np.vectorize(diverges)(lines)
-                if apart.any():
-                    out["first_state"] = comparison.states[int(np.argwhere(apart)[0][1])]
-                    return out
+        own = [w.codes[row] for w in here if len(w.codes) == comparison.n and diverges(int(w.scenario[row]))]
+        out["first_state"] = _state(comparison, diverges, own)
         return out
     return out
+
+
+def _state(comparison: Comparison, diverges: Callable[[int], bool], tables: Sequence[np.ndarray]) -> str:
+    """Returns the first state that diverges in tables of codes (..., state), empty where there is none."""
+    for codes in tables:
+        if codes.ndim and codes.shape[-1] == len(comparison.states):
+            apart = [
+                state for line in codes.reshape(-1, codes.shape[-1]) for state in np.flatnonzero(_are(diverges, line))
+            ]
+            if apart:
+                return comparison.states[apart[0]]
+    return ""
+
+
+def _are(diverges: Callable[[int], bool], codes: np.ndarray) -> np.ndarray:
+    return np.array([diverges(int(code)) for code in codes], bool)
 
 
 def reason(comparison: Comparison, found: Found, items: Sequence[Mapping[str, Any]]) -> str:
@@ -107,9 +122,6 @@ def reason(comparison: Comparison, found: Found, items: Sequence[Mapping[str, An
         )
     else:
         parts.append("no value that is computed differs by more than rounding or the choice of steps explain")
-    parts += [f"the file of {name} was changed after it was computed" for name in names("integrity")]
-    if not parts:
-        parts.append(f"what differs: {', '.join(i['name'] for i in items) or 'nothing that was recorded'}")
     return "; ".join(filter(None, parts))
 
 
@@ -119,7 +131,8 @@ def _copied(found: Found) -> list[str]:
         w = found.get(("free", name))
         if w is not None and w.verdict == DIFFERENT:
             count = w.values["n_values"] - w.values["n_equal"]
-            out.append(f"{words} differ ({count} of them, such as {w.values['where']})")
+            such = "" if name.startswith("study.") else f"{count} of them, such as "
+            out.append(f"{words} differ ({such}{w.values['where']})")
     return out
 
 
@@ -159,8 +172,6 @@ def _traced(comparison: Comparison, names) -> str:
     left = []
     if "plugin" in names("inputs"):
         left.append("the plug-in (its vector field, residual_scale or loss)")
-    if names("integrity"):
-        return ""
     if not left and names("code"):
         left.append("Retrograd's code")
     if not left and names("environment"):

@@ -24,9 +24,10 @@ def differences(sides: Sequence[Mapping[str, Mapping[str, Any]]], weights: Seque
 
     mine, theirs = sides
     for file in theirs:
-        for said, (a, b) in ((mine, ("as computed", "")), (theirs, ("", "as computed"))):
-            if said[file]["content"] != said[file]["content_sha256"]:
-                add("integrity", file, a or "changed", b or "changed")
+        whole = [said[file]["content"] == said[file]["content_sha256"] for said in sides]
+        if not all(whole):
+            here, there = ("as written" if good else "changed" for good in whole)
+            out.append({"origin": "integrity", "name": file, "here": here, "there": there})
     add("inputs", "weights", *weights)
     for file, there in theirs.items():
         here = mine[file]

@@ -104,7 +104,8 @@ def build(
         data[name] = (var.dims, array, _attributes(var, fill, listed))
     coordinates: dict[str, Any] = {}
     used = {d for dims, _, _ in data.values() for d in dims}
-    for dim, names in labels.items():
+    # In an order of their own: it decides the file's bytes.
+    for dim, names in sorted(labels.items()):
         if dim not in used:
             continue
         coordinates[dim] = (
