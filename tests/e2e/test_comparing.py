@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import xarray as xr
-from pipeline import CONFIG, SCENARIOS, WEIGHT, snakemake, write_weights
+from pipeline import CONFIG, SCENARIOS, WEIGHT, copy_repository, snakemake, write_weights
 
 import retrograd
 from retrograd.schema import AGREEMENT
@@ -158,12 +158,11 @@ def test_a_reference_that_is_none_is_told_before_anything_runs(repository: Path)
 
 
 @pytest.mark.slow
-def test_an_archive_is_computed_anew_in_a_bare_copy(repository: Path, finished_run: Path, tmp_path: Path):
+def test_an_archive_is_computed_anew_in_a_bare_copy(repository: Path, tmp_path: Path):
     packed = snakemake(repository, "archive", "--configfile", "tiny.yaml")
     assert packed.returncode == 0, packed.stdout
     archive = shutil.copy(repository / "results/archives/tiny.zip", tmp_path / "downloaded.zip")
-    bare = tmp_path / "bare"
-    shutil.copytree(finished_run, bare, ignore=shutil.ignore_patterns(".snakemake", "results", "models", "tiny.*"))
+    bare = copy_repository(tmp_path / "bare")
     run = snakemake(bare, "reproduce", "--config", f"archive={archive}")
     assert run.returncode == 0, run.stdout
     told = run.stdout.index("environment and code are those of the archive")
