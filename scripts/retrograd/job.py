@@ -20,6 +20,9 @@ from retrograd.store import Provenance
 
 log = logging.getLogger("retrograd")
 
+# 128 bits are what every aarch64 processor has; wider vectors sum in another order.
+PORTABLE_FLAGS = "--xla_cpu_prefer_vector_width=128"
+
 
 @dataclass
 class Job:
@@ -60,7 +63,7 @@ def job(snakemake: Any) -> Iterator[Job]:
     try:
         _one_place_for_packages()
         _keep_compiled()
-        prepare_jax(precision or "float64", snakemake.threads)
+        prepare_jax(precision or "float64", snakemake.threads, settings.get("portable", False))
         log.debug("package retrograd from %s", retrograd.__file__)
         yield Job(snakemake.rule, settings, snakemake.params.code, precision, snakemake.threads)
     except RetrogradError as error:
@@ -112,8 +115,10 @@ def _keep_compiled() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
-def prepare_jax(precision: str, threads: int = 1) -> None:
+def prepare_jax(precision: str, threads: int = 1, portable: bool = False) -> None:
     """Sets up this process for JAX: float width, thread count, errors as NaN in the lane they belong to.
+
+    - `portable`: the same bits on x86-64 and aarch64; see `portable.py`.
 
     Must run before jax is first imported. XLA sizes its thread pool by the processor affinity at start; several
     threads can change results from run to run (jax issue 39741).
@@ -121,11 +126,23 @@ def prepare_jax(precision: str, threads: int = 1) -> None:
     # With `nan`, one scenario's failed linear solve would turn every lane of the batch into NaN.
     os.environ["EQX_ON_ERROR"] = "off"
     os.environ["JAX_ENABLE_X64"] = "1" if precision == "float64" else "0"
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ["JAX_PLATFORMS"] = "cpu" if portable else os.environ.get("JAX_PLATFORMS", "cpu")
     os.environ["NPROC"] = str(threads)
     flags = os.environ.get("XLA_FLAGS", "")
     if threads == 1 and "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    flags = os.environ.get("XLA_FLAGS", "")
+    if portable and PORTABLE_FLAGS not in flags:
+        # Behind the user's: of two flags of one name the last counts.
+        os.environ["XLA_FLAGS"] = f"{flags} {PORTABLE_FLAGS}".strip()
+    _start_jax(precision, threads)
+    if portable:
+        from retrograd.portable import install
+
+        install()
+
+
+def _start_jax(precision: str, threads: int) -> None:
     if "jax" in sys.modules:
         import jax
 
