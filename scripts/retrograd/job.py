@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 import retrograd
 from retrograd.errors import RetrogradError
-from retrograd.provenance import environment, file_digest, processor, text_digest
+from retrograd.provenance import cpu_features, environment, file_digest, processor, text_digest
 from retrograd.store import Provenance
 
 log = logging.getLogger("retrograd")
@@ -123,6 +124,8 @@ def prepare_jax(precision: str, threads: int = 1, portable: bool = False) -> Non
     Must run before jax is first imported. XLA sizes its thread pool by the processor affinity at start; several
     threads can change results from run to run (jax issue 39741).
     """
+    if portable and platform.machine() in ("x86_64", "AMD64") and "fma" not in cpu_features():
+        raise RetrogradError("portable: true wants a processor with fused multiply-add, which this one does not have.")
     # With `nan`, one scenario's failed linear solve would turn every lane of the batch into NaN.
     os.environ["EQX_ON_ERROR"] = "off"
     os.environ["JAX_ENABLE_X64"] = "1" if precision == "float64" else "0"
