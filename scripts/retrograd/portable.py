@@ -1,9 +1,10 @@
 """Portable bits: what XLA leaves to libraries of the machine, written in operations that it compiles itself.
 
-What XLA generates for exp, log, tanh, sums and elementwise products comes out the same to the bit on x86-64 and aarch64
-where its vectors are equally wide and both have fused multiply-add. What it leaves to others does not: powers go to the
-C library, factorisations to a LAPACK and matrix products to kernels that the processor chooses. Here these are rules
-for lowering, so they hold for every program of the process: ours, diffrax's and that of the model.
+What XLA generates for exp, log and tanh comes out the same to the bit on x86-64 and aarch64 where its vectors are
+equally wide and both have fused multiply-add. The rest does not: powers go to the C library, factorisations to a LAPACK
+and matrix products to kernels that the processor chooses; sums are taken in the order, and products fused with
+additions, that suit the processor. Here these are rules for lowering, so they hold for every program of the process:
+ours, diffrax's and that of the model.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 
 # The one that jax.lax.linalg leaves out.
 from jax._src.lax.linalg import geqrf_p
+from jax.extend.mlir.dialects import stablehlo
 from jax.interpreters import mlir
 
 # Terms of a product that are written out one after the other; longer sums loop over so many.
@@ -28,14 +30,36 @@ def install() -> None:
     linalg = jax.lax.linalg
     for primitive, rule in (
         (jax.lax.pow_p, power),
+        (jax.lax.integer_pow_p, whole_power),
         (jax.lax.dot_general_p, multiply),
+        (jax.lax.reduce_sum_p, add_up),
         (linalg.triangular_solve_p, substitute),
         (linalg.ormqr_p, reflected),
         (linalg.householder_product_p, orthogonal),
     ):
         mlir.register_lowering(primitive, mlir.lower_fun(rule, multiple_results=False), platform="cpu")
+    mlir.register_lowering(jax.lax.mul_p, lambda ctx, x, y, **_: _rounded(ctx, x, y), platform="cpu")
+    mlir.register_lowering(jax.lax.square_p, lambda ctx, x, **_: _rounded(ctx, x, x), platform="cpu")
     for primitive, rule in ((linalg.lu_p, factorise), (geqrf_p, reflectors)):
         mlir.register_lowering(primitive, mlir.lower_fun(rule, multiple_results=True), platform="cpu")
+
+
+def _rounded(ctx: mlir.LoweringRuleContext, x: Any, y: Any) -> Any:
+    # A product that no addition takes in: which products LLVM fuses differs between processors, and where two of them
+    # cancel the choice decides all digits. It cannot see through an or with a zero of which it knows nothing.
+    (aval,) = ctx.avals_out
+    spread = mlir.lower_fun(lambda *factors: [jnp.broadcast_to(f, aval.shape) for f in factors], multiple_results=True)
+    avals = ctx.avals_in * (2 // len(ctx.avals_in))
+    product = stablehlo.multiply(*spread(ctx.replace(avals_in=avals, avals_out=[aval, aval]), x, y))
+    if not jnp.issubdtype(aval.dtype, jnp.floating):
+        return [product]
+
+    def opaque(p: jax.Array) -> jax.Array:
+        bits = {8: jnp.int64, 4: jnp.int32, 2: jnp.int16}[p.dtype.itemsize]
+        zero = jax.lax.optimization_barrier(jnp.zeros((), bits))
+        return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(p, bits) | zero, p.dtype)
+
+    return mlir.lower_fun(opaque, multiple_results=False)(ctx.replace(avals_in=[aval]), product)
 
 
 def power(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -63,18 +87,40 @@ def multiply(a: jax.Array, b: jax.Array, *, dimension_numbers: Any, preferred_el
         .astype(dtype)
     )
 
+    start = jnp.zeros(a.shape[1:3] + b.shape[3:], dtype)
+    return _in_order(terms, lambda i: a[i] * b[i], start).reshape(*batch, *rows, *columns)
+
+
+def add_up(a: jax.Array, *, axes: tuple[int, ...], **_: Any) -> jax.Array:
+    """Returns sums over some axes, one term after the other."""
+    rest = [i for i in range(a.ndim) if i not in axes]
+    shape = [a.shape[i] for i in rest]
+    terms = math.prod(a.shape[i] for i in axes)
+    a = jnp.transpose(a, (*axes, *rest)).reshape(terms, *shape)
+    return _in_order(terms, lambda i: a[i], jnp.zeros(shape, a.dtype))
+
+
+def _in_order(terms: int, term: Callable[[Any], jax.Array], total: jax.Array) -> jax.Array:
     def add(total, i, count):
         for j in range(count):
-            total = total + a[i + j] * b[i + j]
+            total = total + term(i + j)
         return total
 
     blocks, rest = divmod(terms, UNROLL)
-    total = jnp.zeros(a.shape[1:3] + b.shape[3:], dtype)
     if blocks > 1:
         total = jax.lax.fori_loop(0, blocks, lambda i, total: add(total, i * UNROLL, UNROLL), total)
     elif blocks:
         total = add(total, 0, UNROLL)
-    return add(total, blocks * UNROLL, rest).reshape(*batch, *rows, *columns)
+    return add(total, blocks * UNROLL, rest)
+
+
+def whole_power(x: jax.Array, *, y: int) -> jax.Array:
+    """Returns x^y for a whole number y, by squaring."""
+    out, factor, left = jnp.ones_like(x), x, abs(y)
+    while left:
+        out, left = (out * factor if left % 2 else out), left // 2
+        factor = factor * factor if left else factor
+    return 1 / out if y < 0 else out
 
 
 def factorise(a: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

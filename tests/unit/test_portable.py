@@ -58,6 +58,16 @@ def test_products(shapes, dimensions):
     np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-13)
 
 
+def test_sums_and_whole_powers():
+    a = RNG.standard_normal((3, 70, 2))
+    wanted = np.zeros(2)
+    for row in a.reshape(-1, 2):
+        wanted = wanted + row
+    assert np.array_equal(portable.add_up(jnp.asarray(a), axes=(0, 1)), wanted)
+    for y in (-3, -1, 0, 1, 2, 7):
+        np.testing.assert_allclose(portable.whole_power(jnp.asarray(a), y=y), a**y, rtol=1e-14)
+
+
 @pytest.mark.parametrize("shape", [(5, 5), (2, 3, 4, 4), (6, 3), (3, 6)])
 def test_factors(shape):
     a = jnp.asarray(RNG.standard_normal(shape))
@@ -107,6 +117,14 @@ from retrograd.plugins import vector_field
 def names(lowered):
     text = lowered.compile().as_text() + lowered.as_text()
     return sorted(w for w in ("custom-call", "custom_call", "power(", "stablehlo.power", " dot(") if w in text)
+
+# Every product and sum is rounded by itself, in the order of the terms, as NumPy does it.
+p, q, r = np.random.default_rng(0).standard_normal((3, 4096))
+plain = [lambda p, q, r: p * q + q * r, lambda p, q, r: p**2 - r, lambda p, q, r: 1.0 * (p * q) + r]
+if sys.argv[1] == "portable":
+    assert all(np.array_equal(jax.jit(f)(p, q, r), f(p, q, r)) for f in plain)
+    rows = p.reshape(64, 64)
+    assert np.array_equal(jax.jit(lambda m: jnp.sum(m, axis=1))(rows), [sum(row) for row in rows])
 
 out = {}
 a, b = jnp.ones((32, 9, 9)), jnp.ones((32, 9))
