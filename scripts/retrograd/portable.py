@@ -49,7 +49,7 @@ def _rounded(ctx: mlir.LoweringRuleContext, x: Any, y: Any) -> Any:
     # cancel the choice decides all digits. It cannot see through an or with a zero of which it knows nothing.
     (aval,) = ctx.avals_out
     spread = mlir.lower_fun(lambda *factors: [jnp.broadcast_to(f, aval.shape) for f in factors], multiple_results=True)
-    avals = ctx.avals_in * (2 // len(ctx.avals_in))
+    avals = [*ctx.avals_in] * (2 // len(ctx.avals_in))
     product = stablehlo.multiply(*spread(ctx.replace(avals_in=avals, avals_out=[aval, aval]), x, y))
     if not jnp.issubdtype(aval.dtype, jnp.floating):
         return [product]
