@@ -15,10 +15,10 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	if $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; \
 	then echo $$p; break; fi; done)
 
-.PHONY: help run test lint format lock clean
+.PHONY: help run test lint format lock aarch64 clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 # uv installs ten times faster than pip; where it cannot reach the index (its own settings, a mirror), pip does the same job.
 define install
@@ -59,5 +59,8 @@ format: $(VENV)/.dev  ## put all sources into the project's format
 lock: $(VENV)/.dev  ## resolve the locks anew from pyproject.toml
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash envs/lock.sh
 
-clean:  ## remove the environment and all results
-	rm -rf $(VENV) .snakemake results/*/
+aarch64: $(VENV)/.dev  ## the study of config/studies/aarch64.yaml on an emulated aarch64 too, and the comparison (half an hour)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash envs/aarch64.sh
+
+clean:  ## remove the environments and all results
+	rm -rf $(VENV) .snakemake .aarch64 results/*/

@@ -266,7 +266,7 @@ class GradientProblem:
         Of a parameter its magnitude, 1 where it is 0 and has none; of a direction of the weights their norm, so that
         a step changes every weight by a share of its typical size.
         """
-        norm = float(np.linalg.norm(np.asarray(flatten(self.model), np.float64))) if self.weights else 0.0
+        norm = float(np.sqrt(np.sum(np.asarray(flatten(self.model), np.float64) ** 2))) if self.weights else 0.0
         out = np.full((len(data.k_dynamic), len(self.columns)), max(norm, 1e-3))
         for j, (kind, i) in enumerate(self.columns):
             if kind != "network":

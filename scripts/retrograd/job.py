@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -15,10 +16,13 @@ from typing import Any
 
 import retrograd
 from retrograd.errors import RetrogradError
-from retrograd.provenance import environment, file_digest, processor, text_digest
+from retrograd.provenance import cpu_features, environment, file_digest, processor, text_digest
 from retrograd.store import Provenance
 
 log = logging.getLogger("retrograd")
+
+# 128 bits are what every aarch64 processor has; wider vectors sum in another order.
+PORTABLE_FLAGS = "--xla_cpu_prefer_vector_width=128"
 
 
 @dataclass
@@ -60,7 +64,7 @@ def job(snakemake: Any) -> Iterator[Job]:
     try:
         _one_place_for_packages()
         _keep_compiled()
-        prepare_jax(precision or "float64", snakemake.threads)
+        prepare_jax(precision or "float64", snakemake.threads, settings.get("portable", False))
         log.debug("package retrograd from %s", retrograd.__file__)
         yield Job(snakemake.rule, settings, snakemake.params.code, precision, snakemake.threads)
     except RetrogradError as error:
@@ -112,20 +116,36 @@ def _keep_compiled() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
-def prepare_jax(precision: str, threads: int = 1) -> None:
+def prepare_jax(precision: str, threads: int = 1, portable: bool = False) -> None:
     """Sets up this process for JAX: float width, thread count, errors as NaN in the lane they belong to.
+
+    - `portable`: the same bits on x86-64 and aarch64; see `portable.py`.
 
     Must run before jax is first imported. XLA sizes its thread pool by the processor affinity at start; several
     threads can change results from run to run (jax issue 39741).
     """
+    if portable and platform.machine() in ("x86_64", "AMD64") and "fma" not in cpu_features():
+        raise RetrogradError("portable: true wants a processor with fused multiply-add, which this one does not have.")
     # With `nan`, one scenario's failed linear solve would turn every lane of the batch into NaN.
     os.environ["EQX_ON_ERROR"] = "off"
     os.environ["JAX_ENABLE_X64"] = "1" if precision == "float64" else "0"
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ["JAX_PLATFORMS"] = "cpu" if portable else os.environ.get("JAX_PLATFORMS", "cpu")
     os.environ["NPROC"] = str(threads)
     flags = os.environ.get("XLA_FLAGS", "")
     if threads == 1 and "xla_cpu_multi_thread_eigen" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    flags = os.environ.get("XLA_FLAGS", "")
+    if portable and PORTABLE_FLAGS not in flags:
+        # Behind the user's: of two flags of one name the last counts.
+        os.environ["XLA_FLAGS"] = f"{flags} {PORTABLE_FLAGS}".strip()
+    _start_jax(precision, threads)
+    if portable:
+        from retrograd.portable import install
+
+        install()
+
+
+def _start_jax(precision: str, threads: int) -> None:
     if "jax" in sys.modules:
         import jax
 

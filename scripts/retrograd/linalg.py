@@ -41,6 +41,28 @@ def solve(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.stack(x, axis=-1)
 
 
+def orthonormal(matrix: np.ndarray, rank: int) -> np.ndarray:
+    """Returns an orthonormal basis of the space that a matrix' columns span, shape (row, rank).
+
+    - `matrix`: shape (row, column), of that rank.
+
+    Gram and Schmidt, the largest column first: no BLAS or LAPACK, whose last digits the processor decides.
+    """
+    rest, basis = matrix.copy(), np.zeros((len(matrix), rank))
+    along = lambda v, columns: np.sum(v[:, None] * columns, axis=0)
+    for j in range(rank):
+        v = rest[:, np.argmax(along(np.ones(len(rest)), rest**2))]
+        v = v - np.sum(basis * along(v, basis), axis=1)
+        basis[:, j] = v / np.sqrt(np.sum(v * v))
+        rest = rest - basis[:, j, None] * along(basis[:, j], rest)
+    return basis
+
+
+def projector(basis: np.ndarray) -> np.ndarray:
+    """Returns the projector on the space of an orthonormal basis (row, rank), shape (row, row)."""
+    return np.sum(basis[:, None] * basis, axis=2)
+
+
 def jitter(shape: tuple[int, ...], dtype: np.dtype, seed: int) -> np.ndarray:
     """Returns relative changes of the size of rounding, one to three units in the last place; all 0 with seed 0."""
     if not seed:

@@ -144,7 +144,7 @@ class Plan:
 
     def export_settings(self) -> str:
         """Returns the settings of the export as canonical JSON."""
-        return canonical({"class": self.study.model.class_, "precision": "float64"})
+        return canonical({"class": self.study.model.class_, "precision": "float64"} | self.study.mode())
 
     def gather_settings(self, variant: str, stage: str) -> str:
         """Returns what the result file of a variant's stage depends on, as canonical JSON."""

@@ -24,7 +24,7 @@ from retrograd.api import Model
 from retrograd.batches import batched, float_type
 from retrograd.dynamics import MAX_STEPS as DYNAMICS_MAX_STEPS
 from retrograd.dynamics import SUCCESSFUL, Integrator
-from retrograd.linalg import jitter, solve
+from retrograd.linalg import jitter, orthonormal, projector, solve
 from retrograd.plugins import Field, member
 from retrograd.schema import STEADY_METHOD, STEADY_STATUS
 from retrograd.weights import flatten, unflatten
@@ -413,17 +413,19 @@ class SteadyProblem:
                 continue
             size = np.max(np.abs(stacked), axis=1)
             size[size == 0] = 1.0
-            u, values, _ = np.linalg.svd(stacked / size[:, None])
-            null = u[:, values < 100 * self.n * eps * max(values[0], eps)]
-            if not null.shape[1]:
+            scaled = stacked / size[:, None]
+            values = np.linalg.svd(scaled, compute_uv=False)
+            count = int(np.sum(values < 100 * self.n * eps * max(values[0], eps)))
+            if not count:
                 continue
-            basis = np.linalg.qr(null / size[:, None])[0]
+            null = np.eye(self.n) - projector(orthonormal(scaled, self.n - count))
+            basis = orthonormal(null / size[:, None], count)
             rate = rates[0][j].astype(np.float64) / size
             # A direction in which f is constant but not zero is a drift and no conservation law. An entry of a null
             # vector is known to rounding of the largest one only.
             if np.all(np.abs(null.T @ rate) <= 1e3 * eps * np.sum(np.abs(rate))):
-                found.conserved_basis[i] = basis @ basis.T
-                found.n_conserved[i] = basis.shape[1]
+                found.conserved_basis[i] = projector(basis)
+                found.n_conserved[i] = count
 
     def _rate_one(self, model, x, k):
         return self._field(model, jnp.zeros((), x.dtype), x, k)

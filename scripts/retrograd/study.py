@@ -48,7 +48,7 @@ from retrograd.settings import (
 )
 
 # Keys that `snakemake --config` puts beside the study: arguments of single commands, no part of it.
-ARGUMENTS = ("archive", "reference", "scenario", "variant", "trust_plugin", "portable")
+ARGUMENTS = ("archive", "reference", "scenario", "variant", "trust_plugin")
 # Keys of a study that its results and its report do not depend on.
 BESIDE = ("benchmark", "publication")
 STAGES = ("steady_state", "dynamics", "gradients")
@@ -231,6 +231,9 @@ class Study(Part):
     benchmark: Benchmark = Field(default=Benchmark(), description="what `snakemake benchmark` measures")
     publication: Publication = Field(default=Publication(), description="what the study's archive says about it")
     strict: Flag = Field(default=False, description="true: a scenario without a verified gradient fails the run")
+    portable: Flag = Field(
+        default=False, description="true: the same bits on x86-64 and aarch64 processors, at a cost in speed"
+    )
 
     # What load_study found beside the config. No fields: those are the config's documentation.
     _arguments: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -267,6 +270,10 @@ class Study(Part):
         out["variants"] = [name for name in out["variants"] if name not in self._cells]
         out["define_variants"] = {n: v for n, v in out["define_variants"].items() if n not in self._cells}
         return out
+
+    def mode(self) -> dict[str, bool]:
+        """Returns what `portable` adds to the settings of a job that computes: nothing where it is off."""
+        return {"portable": True} if self.portable else {}
 
     def times(self) -> tuple[float, ...]:
         """Returns the save times, shape (time,), in the model's time unit, strictly increasing."""
@@ -314,8 +321,9 @@ def stage_options(study: Study, variant_name: str, stage: str) -> dict[str, Any]
         same = altered["formulation"] == variant.formulation
         rungs.append((name, altered | {"formulation": formulation} if same else altered))
     steady = study.start == "steady_state"
-    find = _of_stage(settings, _STEADY_KEYS) | {"rescue": _rescue(settings, rungs, _STEADY_KEYS)}
-    solve = _of_stage(settings, _DYNAMICS_KEYS) | {"rescue": _rescue(settings, rungs, _DYNAMICS_KEYS)}
+    mode = study.mode()
+    find = _of_stage(settings, _STEADY_KEYS) | {"rescue": _rescue(settings, rungs, _STEADY_KEYS)} | mode
+    solve = _of_stage(settings, _DYNAMICS_KEYS) | {"rescue": _rescue(settings, rungs, _DYNAMICS_KEYS)} | mode
     if stage == "steady_state":
         return find
     solve |= {"save_times": list(study.times()), "start": study.start}

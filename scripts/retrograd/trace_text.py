@@ -349,7 +349,7 @@ import sys
 sys.path.insert(0, {library!r})  # relative to the folder in which snakemake ran
 from retrograd.job import prepare_jax
 
-prepare_jax({precision!r})
+prepare_jax({precision!r}{mode})
 import numpy as np
 
 from retrograd import context, trace
@@ -400,6 +400,7 @@ def _call(
     values: dict[str, Any] = {
         "library": os.path.relpath(Path(__file__).parents[1]),
         "precision": options["precision"],
+        "mode": ", portable=True" if options.get("portable") else "",
         "options": pprint.pformat(dict(options), sort_dicts=False, width=110, compact=True),
         "k": k.tolist(),
         "parameters": ", ".join(cls.parameters),

@@ -175,7 +175,7 @@ SHOW = """
 import json, os, sys
 from retrograd.job import prepare_jax
 before = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-prepare_jax(sys.argv[1], int(sys.argv[2]))
+prepare_jax(sys.argv[1], int(sys.argv[2]), "portable" in sys.argv)
 import jax, jax.numpy as jnp
 jax.block_until_ready(jnp.ones((300, 300)) @ jnp.ones((300, 300)))
 out = {name: os.environ.get(name) for name in
@@ -190,11 +190,11 @@ print(json.dumps(out))
 """
 
 
-def prepared(precision: str, threads: int, **env: str) -> dict[str, Any]:
-    """Returns what `prepare_jax` made of a fresh process."""
+def prepared(precision: str, threads: int, *mode: str, **env: str) -> dict[str, Any]:
+    """Returns what `prepare_jax` made of a fresh process, in `portable` mode or in none."""
     names = ("EQX_ON_ERROR", "JAX_ENABLE_X64", "JAX_PLATFORMS", "NPROC", "XLA_FLAGS", "OMP_NUM_THREADS")
     clean = {k: v for k, v in os.environ.items() if k not in names}
-    command = [sys.executable, "-c", SHOW, precision, str(threads)]
+    command = [sys.executable, "-c", SHOW, precision, str(threads), *mode]
     paths = {"PYTHONPATH": str(ROOT / "scripts")}
     done = subprocess.run(command, env=clean | paths | env, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
@@ -230,6 +230,14 @@ def test_flags_of_the_users_are_kept():
     assert (found["EQX_ON_ERROR"], found["dtype"]) == ("off", "float64")
     chosen = prepared("float64", 1, XLA_FLAGS="--xla_cpu_multi_thread_eigen=true")
     assert chosen["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=true"
+
+
+def test_portable():
+    found = prepared("float64", 1, "portable", XLA_FLAGS="--xla_cpu_prefer_vector_width=512", JAX_PLATFORMS="")
+    # The last of two flags of one name counts.
+    assert found["XLA_FLAGS"].split()[-1] == "--xla_cpu_prefer_vector_width=128"
+    assert found["JAX_PLATFORMS"] == "cpu"
+    assert found["pool"] == 1 if found["before"] is not None else True
 
 
 def test_in_a_process_that_has_jax():

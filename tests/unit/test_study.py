@@ -182,9 +182,9 @@ def test_guard_none():
 
 
 def test_arguments_of_commands():
-    config = {**CONFIG, "archive": "a.zip", "scenario": "s01", "portable": True}
+    config = {**CONFIG, "archive": "a.zip", "scenario": "s01", "trust_plugin": True}
     study = load(config)
-    assert study.arguments == {"archive": "a.zip", "scenario": "s01", "portable": True}
+    assert study.arguments == {"archive": "a.zip", "scenario": "s01", "trust_plugin": True}
     assert "archive" in config
     assert canonical(study.model_dump(mode="json")) == canonical(load(CONFIG).model_dump(mode="json"))
 
@@ -229,7 +229,7 @@ def test_all_problems_at_once(tmp_path: Path):
         (
             "chunksize: found an unknown key (value 3), wanted study, model, scenarios, start, save_times, "
             "variants, define_variants, factors, chunk_size, gradient, benchmark, publication, "
-            "strict; did you mean 'chunk_size'?"
+            "strict, portable; did you mean 'chunk_size'?"
         ),
         (
             "variants[1]: found 'recomended', wanted one of naive32, naive, stable, guarded, recommended, "
@@ -279,6 +279,7 @@ def test_an_empty_config():
         ("chunk_size", True, "chunk_size: found true, wanted a whole number from 1 to 100000"),
         ("chunk_size", 6.5, "chunk_size: found 6.5, wanted a whole number from 1 to 100000"),
         ("strict", 1, "strict: found 1, wanted true or false"),
+        ("portable", "x86", "portable: found 'x86', wanted true or false"),
         (
             "model",
             "model.py",
@@ -465,7 +466,7 @@ def test_an_empty_config():
             (
                 "archve: found an unknown key (value 'a.zip'), wanted study, model, scenarios, start, save_times, "
                 "variants, define_variants, factors, chunk_size, gradient, benchmark, publication, "
-                "strict; did you mean 'archive'?"
+                "strict, portable; did you mean 'archive'?"
             ),
         ),
     ],
@@ -490,7 +491,8 @@ def test_keys_that_yaml_does_not_read_as_texts():
         ),
         (
             "1: found an unknown key (which is no text), wanted study, model, scenarios, start, save_times, "
-            "variants, define_variants, factors, chunk_size, gradient, benchmark, publication, strict"
+            "variants, define_variants, factors, chunk_size, gradient, benchmark, publication, strict, "
+            "portable"
         ),
     )
 
@@ -677,6 +679,16 @@ def test_the_method_that_decides():
     assert problems(config) == (
         ("define_variants.mine.gradient: found 'checkpoint', wanted one of this study's gradient.methods: replay"),
     )
+
+
+def test_portable_is_a_setting_of_every_stage_and_none_where_it_is_off():
+    on, off = load(changed("portable", True)), load(CONFIG)
+    for stage in ("steady_state", "dynamics", "gradients"):
+        wanted = stage_options(off, "recommended", stage) | {"portable": True}
+        if stage == "gradients":
+            wanted["find"] = wanted["find"] | {"portable": True}
+        assert stage_options(on, "recommended", stage) == wanted
+        assert "portable" not in canonical(stage_options(off, "recommended", stage))
 
 
 def test_stage_options():
