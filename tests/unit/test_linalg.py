@@ -141,3 +141,20 @@ def test_derivatives(n: int):
     assert np.allclose(
         jax.jit(jax.jacfwd(linalg.solve, 0))(a, b), wanted, rtol=1e-8, atol=1e-9 * np.max(np.abs(wanted))
     )
+
+
+@pytest.mark.parametrize(("n", "rank"), [(1, 1), (3, 1), (5, 3), (8, 8)])
+def test_orthonormal_bases_span_what_the_singular_vectors_span(n: int, rank: int):
+    rng = np.random.Generator(np.random.PCG64(n))
+    matrix = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, 4 * n))
+    basis = linalg.orthonormal(matrix, rank)
+    assert basis.shape == (n, rank)
+    assert np.allclose(basis.T @ basis, np.eye(rank), atol=1e-13)
+    u = np.linalg.svd(matrix)[0][:, :rank]
+    assert np.allclose(linalg.projector(basis), u @ u.T, atol=1e-12)
+
+
+def test_a_column_that_nearly_lies_in_the_others_stays_orthonormal():
+    matrix = np.array([[1.0, 1.0], [1e-7, 0.0], [0.0, 1e-7]])
+    basis = linalg.orthonormal(matrix, 2)
+    assert np.allclose(basis.T @ basis, np.eye(2), atol=1e-7)
