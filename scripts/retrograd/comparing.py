@@ -78,6 +78,7 @@ class Comparison:
             there.files["dynamics"]["model_time"].values,
             return_indices=True,
         )
+        self.same_times = all(len(side.files["dynamics"]["model_time"]) == len(self.times) for side in (here, there))
         both = lambda dim: _common(here.files["gradients"], there.files["gradients"], dim)
         self.methods, self.wrt = both("method"), both("wrt")
         mine, others = (store.config_of(s.files["gradients"])["gradient"] for s in (here, there))
@@ -603,6 +604,9 @@ class Comparison:
                 **common,
             )
         )
+        if not self.same_times:
+            # Losses of other save times are other losses.
+            return out
         loss = there.of("gradients", "loss")
         out["gradients.loss"] = self._weigh(
             Quantity(

@@ -109,7 +109,8 @@ def reason(comparison: Comparison, found: Found, items: Sequence[Mapping[str, An
     if found_exchanged := exchanged(comparison):
         parts.append(found_exchanged)
     parts += _copied(found)
-    settings = [key for stage in comparison.here.files for key in comparison.settings(stage)[1] if key not in _REPLAYED]
+    apart = dict.fromkeys(key for stage in comparison.here.files for key in comparison.settings(stage)[1])
+    settings = [key for key in apart if key not in _REPLAYED]
     computed = {key: w for key, w in values.items() if key[1] not in _COPIED}
     if DIFFERENT in [w.verdict for (kind, _), w in computed.items() if kind == "replayed"]:
         parts.append(_traced(comparison, names))
@@ -197,7 +198,7 @@ def excess(comparison: Comparison, removed: Sequence[str], settings: Mapping[str
     with np.errstate(all="ignore"):
         apart = np.abs(c.values["x"] - c.there.of("dynamics", "x")[:, c.at_there])
         ratio = apart / (c.limit("x") + 1e-300)
-        worst = np.max(np.where(np.isnan(ratio), np.inf, ratio), axis=(1, 2))
+        worst = np.max(np.where(np.isnan(ratio), np.inf, ratio), axis=(1, 2), initial=0)
     rows = rows[np.argsort(-worst[rows], kind="stable")][:MOST_TRIED]
     model = with_arrays(c.model, c.there.run.weights) if "weights" in removed else c.model
     options = {**c.options, **{k: settings[k] for k in removed if k in settings}}
@@ -210,10 +211,9 @@ def excess(comparison: Comparison, removed: Sequence[str], settings: Mapping[str
         problem = gradient_problem(c.cls, model, options, *rungs)
         data = c.recorded(part, k_dynamic, k_steady)
         found, _ = problem.replay(data)
-        pairs = [
-            (found["rows"][:, c.at_here], c.there.of("dynamics", "x")[part][:, c.at_there], "x"),
-            (found["loss"], c.there.of("gradients", "loss")[part], "loss"),
-        ]
+        pairs = [(found["rows"][:, c.at_here], c.there.of("dynamics", "x")[part][:, c.at_there], "x")]
+        if c.same_times:
+            pairs.append((found["loss"], c.there.of("gradients", "loss")[part], "loss"))
         if problem.steady is not None:
             pairs.append((starts(problem, problem, data), c.there.of("steady_state", "x")[part], "steady_x"))
         for mine, theirs, name in pairs:
