@@ -29,15 +29,17 @@ from retrograd.agreement import (
 )
 from retrograd.api import Model
 from retrograd.context import Chunk
-from retrograd.ensemble import replay
+from retrograd.ensemble import MARGIN, MEMBERS, replay
 from retrograd.find_stage import find_steady_states
 from retrograd.gradient_stage import gradient_problem
-from retrograd.gradients import Scenarios, largest
+from retrograd.gradients import GradientProblem, Scenarios, largest
 from retrograd.linalg import jitter
 from retrograd.origins import flat, setting_pairs
-from retrograd.runs import Side
+from retrograd.results import spread
+from retrograd.runs import Side, labels_of, shapes
 from retrograd.schema import DYNAMICS_STATUS, STEADY_STATUS, VERDICTS
 from retrograd.solve_stage import simulate
+from retrograd.weights import evaluate
 
 Settings = Mapping[str, Any]
 Places = Callable[[tuple[int, ...]], str]
@@ -79,22 +81,30 @@ class Comparison:
             return_indices=True,
         )
         self.same_times = all(len(side.files["dynamics"]["model_time"]) == len(self.times) for side in (here, there))
-        both = lambda dim: _common(here.files["gradients"], there.files["gradients"], dim)
+        mine, theirs = (side.files["gradients"] for side in (here, there))
+        both = lambda dim: [label for label in labels_of(theirs, dim) if label in labels_of(mine, dim)]
         self.methods, self.wrt = both("method"), both("wrt")
-        mine, others = (store.config_of(s.files["gradients"])["gradient"] for s in (here, there))
-        if mine["seed"] != others["seed"]:
+        self.their_options = store.config_of(there.files["gradients"])
+        if options["gradient"]["seed"] != self.their_options["gradient"]["seed"]:
             # The random directions are others.
             self.wrt = [label for label in self.wrt if not label.startswith("network[")]
         self.good = {s: here.good(s) & there.good(s) for s in here.files if s != "gradients"}
         self.owner = np.arange(self.n)
+        # The scenarios that are replayed. By name, arrays over all scenarios, NaN where there is no replay: what
+        # replays give, what rounding can do to it, what steps half as long change. By scenario: states at the steps'
+        # ends, and what rounding can do to them.
         self.chosen = np.zeros(self.n, bool)
+        self.values: dict[str, np.ndarray] = {}
+        self.rounding: dict[str, np.ndarray] = {}
+        self.solver: dict[str, np.ndarray] = {}
+        self.ends: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     # -- the whole -----------------------------------------------------------------------------------------
 
     def run(self) -> dict[tuple[str, str], Weighed]:
         """Returns the verdicts on all quantities: (kind, stage.name) -> verdict and measures."""
         self.chosen = self._choose()
-        self._replay(self.chosen)
+        self._replay()
         found: dict[tuple[str, str], Weighed] = {}
         found |= {("free", name): w for name, w in self._free().items()}
         found |= {("replayed", name): w for name, w in self._on_recorded_steps().items()}
@@ -113,9 +123,7 @@ class Comparison:
                 apart = np.nan_to_num(np.nanmax(np.abs(a - b), axis=(1, 2)) / np.nanmax(np.abs(b), axis=(1, 2)))
             order = rows[np.argsort(-apart[rows], kind="stable")]
             half = MOST_REPLAYED // 2
-            rest = np.sort(order[half:])
-            spread = rest[np.unique(np.linspace(0, len(rest) - 1, MOST_REPLAYED - half).round().astype(int))]
-            rows = np.concatenate([order[:half], spread])
+            rows = np.concatenate([order[:half], spread(np.sort(order[half:]), MOST_REPLAYED - half)])
         out = np.zeros(self.n, bool)
         out[rows] = True
         return out
@@ -149,15 +157,11 @@ class Comparison:
             for pair in np.unique(rungs[rows], axis=0)
         ]
 
-    def _replay(self, chosen: np.ndarray) -> None:
-        """Fills `replayed` and `limits`, by name, arrays over all scenarios, NaN where there is no replay."""
-        self.values: dict[str, np.ndarray] = {}
-        self.rounding: dict[str, np.ndarray] = {}
-        self.solver: dict[str, np.ndarray] = {}
-        self.ends: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    def _replay(self) -> None:
+        """Fills `values`, `rounding`, `solver` and `ends`."""
         labels: list[str] = []
-        for rows, rungs in self.groups(np.flatnonzero(chosen)):
-            problem = gradient_problem(self.cls, self.model, self._with_their_ladder(rungs), *rungs)
+        for rows, rungs in self.groups(np.flatnonzero(self.chosen)):
+            problem = self.problem(rungs, self.model, self.options)
             labels = problem.labels
             found = replay(problem, self.recorded(rows, self.chunk.k_dynamic, self.chunk.k_steady))
             for i, row in enumerate(rows):
@@ -178,15 +182,14 @@ class Comparison:
             for target, name in ((self.values, "x"), (self.rounding, "x"), (self.solver, "x_error")):
                 target[name] = target[name][:, at]
 
-    def _with_their_ladder(self, rungs: tuple[int, int]) -> Settings:
-        """Returns this run's settings, with the reference's rescue ladder where scenarios were solved on a rung."""
-        if rungs == (0, 0):
-            return self.options
-        theirs = store.config_of(self.there.files["gradients"])
-        out = {**self.options, "rescue": theirs["rescue"]}
-        if out["find"] is not None and theirs["find"] is not None:
-            out["find"] = {**out["find"], "rescue": theirs["find"]["rescue"]}
-        return out
+    def problem(self, rungs: tuple[int, int], model: Model, options: Settings) -> GradientProblem:
+        """Returns the gradients' stage under some settings; rungs are those of the reference's rescue ladder."""
+        if rungs != (0, 0):
+            find, theirs = options["find"], self.their_options
+            if find is not None and theirs["find"] is not None:
+                find = {**find, "rescue": theirs["find"]["rescue"]}
+            options = {**options, "rescue": theirs["rescue"], "find": find}
+        return gradient_problem(self.cls, model, options, *rungs)
 
     def limit(self, name: str) -> np.ndarray:
         """Returns what rounding can do, by the replays; 0 in scenarios that were not replayed."""
@@ -195,15 +198,20 @@ class Comparison:
         value = self.rounding[name]
         return np.where(self.chosen.reshape(-1, *[1] * (value.ndim - 1)), value, 0.0)
 
-    def inner(self) -> np.ndarray:
-        """Returns how far the stages of the reference's solves were from their solution, in units of the tolerance."""
-        deviation = self.there.of("gradients", "replay_deviation")
-        return np.where(np.isfinite(deviation), deviation, 0.0)
+    def inner(self, x: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """Returns how far the stages of the reference's solves were from their solution, at its states.
+
+        - `x`: shape (row, ..., state).
+        - `owner`: the scenario of each row, shape (row,).
+        """
+        # Told by its certificates, in units of its tolerance.
+        deviation = self.there.of("gradients", "replay_deviation")[owner]
+        deviation = np.where(np.isfinite(deviation), deviation, 0.0)
+        return deviation.reshape(-1, *[1] * (x.ndim - 1)) * _tolerance(self.their_options["controller"], x)
 
     def unit(self, x: np.ndarray) -> np.ndarray:
         """Returns the tolerance of the solve at states."""
-        c = self.options["controller"]
-        return c["atol"] + c["rtol"] * np.abs(x)
+        return _tolerance(self.options["controller"], x)
 
     # -- the free comparison -------------------------------------------------------------------------------
 
@@ -241,10 +249,7 @@ class Comparison:
         here, there = self.here, self.there
         out = {}
         if here.run.weights or there.run.weights:
-            same = {name: v.shape for name, v in here.run.weights.items()} == {
-                n: v.shape for n, v in there.run.weights.items()
-            }
-            if same:
+            if shapes(here.run.weights) == shapes(there.run.weights):
                 names = [f"{name}[{i}]" for name, v in here.run.weights.items() for i in range(v.size)]
                 flat = lambda side: np.concatenate([v.ravel() for v in side.run.weights.values()] or [np.zeros(0)])
                 out["model.weights"] = self._weigh(
@@ -257,15 +262,11 @@ class Comparison:
         return out
 
     def _selftest(self) -> dict[str, Weighed]:
-        from retrograd.weights import evaluate
-
         mine, theirs = self.here.run.model, self.there.run.model
         same = all(np.array_equal(mine[n].values, theirs[n].values) for n in ("selftest_input", "selftest_k"))
         if not same:
             return {"model.selftest": self._told(DIFFERENT, 1, 0, "the self-tests are made at other points")}
         x, k = mine["selftest_input"].values, mine["selftest_k"].values
-        from retrograd.ensemble import MARGIN, MEMBERS
-
         there, rounding = theirs["selftest_output"].values, np.zeros_like(x)
         base = evaluate(self.model, x, k)
         for seed in range(1, MEMBERS + 1):
@@ -294,7 +295,7 @@ class Comparison:
         c = self.options["find"]["steady_state"]
         place = self._names([self.states])
         x, other = here.of(stage, "x"), there.of(stage, "x")
-        unit = c["atol"] + c["rtol"] * np.abs(other)
+        unit = _tolerance(c, other)
         common = {"owner": self.owner, "place": place, "dtype": self.dtype}
         guess = here.of(stage, "x_guess")
         return {
@@ -327,28 +328,12 @@ class Comparison:
     def _dynamics(self) -> dict[str, Weighed]:
         stage, here, there, good = "dynamics", self.here, self.there, self.good["dynamics"]
         c = self.options["controller"]
-        x, other = here.of(stage, "x")[:, self.at_here], there.of(stage, "x")[:, self.at_there]
         errors = [side.of("gradients", "x_error")[:, at] for side, at in ((here, self.at_here), (there, self.at_there))]
-        size = np.max(np.abs(other), axis=1, keepdims=True, initial=0) + 100 * c["atol"]
-        place = self._names([[f"t = {t:.6g}" for t in self.times], self.states])
         at_start = {"owner": self.owner, "place": self._names([self.states]), "dtype": self.dtype}
         find = self.options["find"]
         start = there.of(stage, "x_start")
-        unit = 0.0 if find is None else find["steady_state"]["atol"] + find["steady_state"]["rtol"] * np.abs(start)
-        weighed = self._weigh(
-            Quantity(
-                x,
-                other,
-                owner=self.owner,
-                rounding=self.limit("x") + self.inner()[:, None, None] * self.unit(other),
-                solver=errors[0] + errors[1],
-                size=size,
-                tolerance=self.unit(other),
-                place=place,
-                compared=good,
-                dtype=self.dtype,
-            )
-        )
+        unit = 0.0 if find is None else _tolerance(find["steady_state"], start)
+        weighed = self._trajectories(here.of(stage, "x")[:, self.at_here], errors[0] + errors[1], good)
         return {
             "dynamics.parameters": self._parameters(stage),
             "dynamics.x_start": self._weigh(
@@ -366,6 +351,24 @@ class Comparison:
             "dynamics.steps": self._steps(weighed),
             "dynamics.x": weighed,
         }
+
+    def _trajectories(self, x: np.ndarray, solver: np.ndarray | float, compared: np.ndarray) -> Weighed:
+        """Returns the verdict on states at the save times that both runs have, of this run or of its replay."""
+        other = self.there.of("dynamics", "x")[:, self.at_there]
+        return self._weigh(
+            Quantity(
+                x,
+                other,
+                owner=self.owner,
+                rounding=self.limit("x") + self.inner(other, self.owner),
+                solver=solver,
+                size=np.max(np.abs(other), axis=1, keepdims=True, initial=0) + 100 * self.options["controller"]["atol"],
+                tolerance=self.unit(other),
+                place=self._names([[f"t = {t:.6g}" for t in self.times], self.states]),
+                compared=compared,
+                dtype=self.dtype,
+            )
+        )
 
     def _steps(self, x: Weighed) -> Weighed:
         """Returns the verdict on the steps: they have no error of their own, so it is that on the states."""
@@ -465,8 +468,8 @@ class Comparison:
     def _told(self, verdict: int, total: int, equal: int, where: str, codes: np.ndarray | None = None) -> Weighed:
         values = nothing_compared() | {"n_values": total, "n_equal": equal, "verdict": verdict, "where": where}
         codes = np.full(self.n, NOT_COMPARED, np.int8) if codes is None else codes
-        if codes.size and (codes != IDENTICAL).any() and verdict not in (IDENTICAL, NOT_COMPARED):
-            values["where_scenario"] = int(np.argmax(codes == verdict)) if (codes == verdict).any() else -1
+        if verdict not in (IDENTICAL, NOT_COMPARED) and (codes == verdict).any():
+            values["where_scenario"] = int(np.argmax(codes == verdict))
         return Weighed(values, codes, codes)
 
     def _statuses(self, stage: str) -> Weighed:
@@ -505,10 +508,8 @@ class Comparison:
         )
         quiet = lambda *what: None
         if stage == "steady_state":
-            options = {**self.options["find"]}
-            found, _ = find_steady_states(
-                self.cls, self.model, options, changed(self.chunk.k_steady), self.chunk.x0[every], quiet
-            )
+            k, x0 = changed(self.chunk.k_steady), self.chunk.x0[every]
+            found, _ = find_steady_states(self.cls, self.model, self.options["find"], k, x0, quiet)
             outcomes = found.status
         else:
             start = changed(self.there.of(stage, "x_start"))
@@ -521,14 +522,14 @@ class Comparison:
         out = np.zeros(len(rows), bool)
         at = {int(row): i for i, row in enumerate(rows)}
         for part, rungs in self.groups(rows):
-            problem = gradient_problem(self.cls, self.model, self._with_their_ladder(rungs), *rungs)
+            problem = self.problem(rungs, self.model, self.options)
             data = self.recorded(part, self.chunk.k_dynamic, self.chunk.k_steady)
             mine = [at[int(row)] for row in part]
             if stage == "steady_state":
                 assert problem.steady is not None and data.conserved is not None
-                c, x = self.options["find"]["steady_state"], self.there.of(stage, "x")[part]
+                x = self.there.of(stage, "x")[part]
                 found = problem.steady.reroot(problem.model, x, data.k_steady, data.x0, data.conserved)
-                out[mine] = np.all(np.abs(found - x) <= c["atol"] + c["rtol"] * np.abs(x), axis=1)
+                out[mine] = np.all(np.abs(found - x) <= _tolerance(self.options["find"]["steady_state"], x), axis=1)
                 continue
             steps = [s[:MOST_STEPS] for s in data.steps]
             ends, _ = problem.replayer.forward(problem.model, data.x_start, data.k_dynamic, steps)
@@ -573,7 +574,6 @@ class Comparison:
         if not chosen.any():
             return out
         common = {"owner": self.owner, "compared": chosen, "dtype": self.dtype}
-        c = self.options["controller"]
         if "steady_x" in self.values:
             other, place = there.of("steady_state", "x"), self._names([self.states])
             # Where both searches ended at the same bits, what Newton's method makes of them is no news.
@@ -590,20 +590,8 @@ class Comparison:
                     **common,
                 )
             )
-        other = there.of("dynamics", "x")[:, self.at_there]
-        size = np.max(np.abs(other), axis=1, keepdims=True, initial=0) + 100 * c["atol"]
         out["dynamics.step_x"] = self.step_states()
-        out["dynamics.x"] = self._weigh(
-            Quantity(
-                self.values["x"],
-                other,
-                rounding=self.limit("x") + self.inner()[:, None, None] * self.unit(other),
-                size=size,
-                tolerance=self.unit(other),
-                place=self._names([[f"t = {t:.6g}" for t in self.times], self.states]),
-                **common,
-            )
-        )
+        out["dynamics.x"] = self._trajectories(self.values["x"], 0.0, chosen)
         if not self.same_times:
             # Losses of other save times are other losses.
             return out
@@ -668,7 +656,7 @@ class Comparison:
                 here,
                 there,
                 owner=owner,
-                rounding=rounding + self.inner()[owner][:, None] * self.unit(there),
+                rounding=rounding + self.inner(there, owner),
                 size=size + 100 * self.options["controller"]["atol"],
                 tolerance=self.unit(there),
                 place=place,
@@ -714,9 +702,8 @@ def verdict_of(found: Mapping[tuple[str, str], Weighed]) -> int:
     return int(worst_of(np.array([w.verdict for w in counted(found).values()])))
 
 
-def _common(a: xr.Dataset, b: xr.Dataset, dim: str) -> list[str]:
-    labels = [store.labels(ds, dim) if f"{dim}_name" in ds else [] for ds in (a, b)]
-    return [label for label in labels[1] if label in labels[0]]
+def _tolerance(settings: Mapping[str, float], x: np.ndarray) -> np.ndarray:
+    return settings["atol"] + settings["rtol"] * np.abs(x)
 
 
 def _own_settings(ds: xr.Dataset, stage: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import xarray as xr
 from retrograd import store
 from retrograd.agreement import NOT_COMPARED, Weighed, nothing_compared, worst_of
 from retrograd.comparing import STAGES, Comparison, verdict_of
-from retrograd.schema import AGREEMENT, COMPARISON, KINDS, ORIGINS
+from retrograd.schema import COMPARISON, KINDS, ORIGINS
 
 
 def part_of(
@@ -136,15 +136,3 @@ def _in_order(quantities: list[str]) -> list[str]:
 def overall(ds: xr.Dataset) -> int:
     """Returns the worst verdict of a comparison."""
     return int(worst_of(ds["variant_verdict"].values))
-
-
-def in_words(code: int) -> str:
-    """Returns a verdict in words."""
-    return {
-        "identical": "identical to the bit",
-        "equivalent_rounding": "equivalent (within rounding)",
-        "equivalent_solver_error": "equivalent (within solver error)",
-        "not_comparable": "not comparable pointwise",
-        "different": "different",
-        "not_compared": "not compared",
-    }[AGREEMENT[code]]

@@ -9,22 +9,41 @@ import xarray as xr
 
 from retrograd import __version__, store
 from retrograd.agreement import DIFFERENT, IDENTICAL, NOT_COMPARED
-from retrograd.comparison import in_words, overall
+from retrograd.comparison import overall
 from retrograd.report import pages
-from retrograd.schema import KINDS, ORIGINS
+from retrograd.schema import AGREEMENT, KINDS, ORIGINS
 
-_SHORT = ("identical", "rounding", "solver error", "not comparable", "different")
-# What each verdict says, in a sentence with the number of variants before it.
-MEANING = {
-    "identical to the bit": "Every value that was compared is the same to the last bit.",
-    "equivalent (within rounding)": "What differs is within what rounding does to the values, by perturbed replays.",
-    "equivalent (within solver error)": "What differs is within what the solver’s tolerance leaves open, by replays on "
-    "steps half as long.",
-    "not comparable pointwise": "Rounding, or the choice of steps, can change these values as much as they are large: "
-    "that they agree or not says nothing.",
-    "different": "Something differs by more than rounding and the choice of steps explain, or went in differently.",
-    "not compared": "Nothing was there to be compared.",
+# Of each verdict: its words, those in a table, and what it says.
+WORDS = {
+    "identical": ("identical to the bit", "identical", "Every value that was compared is the same to the last bit."),
+    "equivalent_rounding": (
+        "equivalent (within rounding)",
+        "rounding",
+        "What differs is within what rounding does to the values, by perturbed replays.",
+    ),
+    "equivalent_solver_error": (
+        "equivalent (within solver error)",
+        "solver error",
+        "What differs is within what the solver’s tolerance leaves open, by replays on steps half as long.",
+    ),
+    "not_comparable": (
+        "not comparable pointwise",
+        "not comparable",
+        "Rounding, or the choice of steps, can change these values as much as they are large: that they agree or not "
+        "says nothing.",
+    ),
+    "different": (
+        "different",
+        "different",
+        "Something differs by more than rounding and the choice of steps explain, or went in differently.",
+    ),
+    "not_compared": ("not compared", "not compared", "Nothing was there to be compared."),
 }
+
+
+def in_words(code: int) -> tuple[str, str, str]:
+    """Returns a verdict's words, those in a table, and what it says."""
+    return WORDS[AGREEMENT[code]]
 
 
 def page(study: str, ds: xr.Dataset, digest: str) -> str:
@@ -42,8 +61,8 @@ def page(study: str, ds: xr.Dataset, digest: str) -> str:
             version=__version__,
             study=study,
             digest=digest,
-            verdict=in_words(verdict),
-            meaning=MEANING[in_words(verdict)],
+            verdict=in_words(verdict)[0],
+            meaning=in_words(verdict)[2],
             bad=verdict == DIFFERENT,
             items=item_rows(ds),
             variants=variants,
@@ -81,14 +100,14 @@ def variant_rows(ds: xr.Dataset) -> list[dict[str, Any]]:
                     continue
                 row = {n: ds[n].values[at] for n in _MEASURES}
                 quantities.append(
-                    {"name": quantity, "kind": kind, "verdict": in_words(found), "short": _SHORT[found]}
+                    {"name": quantity, "kind": kind, "short": in_words(found)[1]}
                     | {"bad": found == DIFFERENT, "same": found == IDENTICAL}
                     | row
                 )
         out.append(
             {
                 "name": name,
-                "verdict": in_words(code),
+                "verdict": in_words(code)[0],
                 "bad": code == DIFFERENT,
                 "reason": str(ds["reason"].values[v]),
                 "first": first_in_words(ds, v),
@@ -123,7 +142,7 @@ def first_in_words(ds: xr.Dataset, variant: int) -> str:
 
 def lines(ds: xr.Dataset) -> list[str]:
     """Returns the verdict for the terminal: what differs first, then each variant, then each difference."""
-    out = [f"verdict: {in_words(overall(ds))}"]
+    out = [f"verdict: {in_words(overall(ds))[0]}"]
     for item in item_rows(ds):
         short = lambda text: text if len(text) <= 60 else f"{text[:12]}…" if _is_digest(text) else f"{text[:57]}…"
         out.append(f"{item['origin']}: {item['name']} is {short(item['here'])} here, {short(item['there'])} there")

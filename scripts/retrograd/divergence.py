@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from retrograd import store
 from retrograd.agreement import DIFFERENT, IDENTICAL, NOT_COMPARED, Weighed
 from retrograd.comparing import MOST_TRIED, STAGES, Comparison, counted
 from retrograd.ensemble import starts
-from retrograd.gradient_stage import gradient_problem
-from retrograd.runs import shapes
+from retrograd.runs import Side, shapes
 from retrograd.weights import with_arrays
 
 # Settings that a replay depends on beside the steps.
@@ -141,33 +139,35 @@ def exchanged(comparison: Comparison) -> str:
     """Returns which two scenarios have each other's parameters, empty where none have."""
     mine, theirs = (_parameters(s) for s in (comparison.here, comparison.there))
     rows = np.flatnonzero(np.any(mine != theirs, axis=1))
+    # By what each scenario has here and there: no search through all pairs of a large study.
+    pairs = {(tuple(mine[i]), tuple(theirs[i])): i for i in rows}
     for i in rows:
-        for j in rows[rows > i]:
-            if np.array_equal(mine[i], theirs[j]) and np.array_equal(mine[j], theirs[i]):
-                return f"scenarios {comparison.chunk.ids[i]} and {comparison.chunk.ids[j]} are exchanged"
+        j = pairs.get((tuple(theirs[i]), tuple(mine[i])))
+        if j is not None:
+            return f"scenarios {comparison.chunk.ids[i]} and {comparison.chunk.ids[j]} are exchanged"
     return ""
 
 
-def _parameters(side) -> np.ndarray:
+def _parameters(side: Side) -> np.ndarray:
     stages = [s for s in ("steady_state", "dynamics") if s in side.files]
     return np.concatenate([side.of(s, "k") for s in stages], axis=1)
 
 
-def _traced(comparison: Comparison, names) -> str:
+def _traced(comparison: Comparison, names: Callable[[str], list[str]]) -> str:
     """Returns what a replay with one difference less is like: the sentence on what is left beside rounding."""
     differs = {
         "weights": _weights_differ(comparison),
         "parameters": bool(np.any(_parameters(comparison.here) != _parameters(comparison.there))),
     }
-    theirs = store.config_of(comparison.there.files["gradients"])
+    theirs = comparison.their_options
     settings = {k: theirs[k] for k in _REPLAYED if theirs[k] != comparison.options[k]}
     differs |= dict.fromkeys(settings, True)
     can = [name for name, there in differs.items() if there]
     words = {"weights": "the reference's weights", "parameters": "the reference's parameters"}
     words |= {k: f"the reference's {k} ({v})" for k, v in settings.items()}
-    for group in ([name] for name in can):
-        if excess(comparison, group, settings) <= 1:
-            return f"with {words[group[0]]} the replay differs by rounding only"
+    for name in can:
+        if excess(comparison, [name], settings) <= 1:
+            return f"with {words[name]} the replay differs by rounding only"
     if len(can) > 1 and excess(comparison, can, settings) <= 1:
         return f"with {' and '.join(words[n] for n in can)} the replay differs by rounding only"
     left = []
@@ -208,7 +208,7 @@ def excess(comparison: Comparison, removed: Sequence[str], settings: Mapping[str
         k_steady = c.there.of("steady_state", "k") if "steady_state" in c.there.files else k_dynamic
     most = 0.0
     for part, rungs in c.groups(rows):
-        problem = gradient_problem(c.cls, model, options, *rungs)
+        problem = c.problem(rungs, model, options)
         data = c.recorded(part, k_dynamic, k_steady)
         found, _ = problem.replay(data)
         pairs = [(found["rows"][:, c.at_here], c.there.of("dynamics", "x")[part][:, c.at_there], "x")]
@@ -217,7 +217,7 @@ def excess(comparison: Comparison, removed: Sequence[str], settings: Mapping[str
         if problem.steady is not None:
             pairs.append((starts(problem, problem, data), c.there.of("steady_state", "x")[part], "steady_x"))
         for mine, theirs, name in pairs:
-            slack = c.inner()[part][:, None, None] * c.unit(theirs) if name == "x" else 0
+            slack = c.inner(theirs, part) if name == "x" else 0
             floor = 64 * np.finfo(c.dtype).eps * np.abs(theirs)
             with np.errstate(all="ignore"):
                 ratio = np.abs(mine - theirs) / (c.limit(name)[part] + slack + floor)

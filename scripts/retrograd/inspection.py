@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from retrograd.archive import CONFIG, MANIFEST, METADATA, Archive, Finding
-from retrograd.packing import attributes, broken_links, source, step_of
+from retrograd.packing import attributes, broken_links, same_code, step_of
 
 # What each check is called in the report, in order; a later one needs the ones before it.
 CHECKS = ("names", "bytes", "metadata", "results", "code", "config")
@@ -135,12 +135,8 @@ def _look_inside(out: Inspected, there: Path, manifest: dict[str, str], root: Pa
 def _settings(out: Inspected, there: Path, said: dict[str, dict[str, Any]], root: Path) -> None:
     """Checks that each result has the settings that the archive's config gives it."""
     from retrograd.plan import Plan
-    from retrograd.provenance import file_digest
 
-    pieces = lambda folder: {
-        name: file_digest(path) for name, path in source(folder).items() if name.startswith("scripts/")
-    }
-    if pieces(there) != pieces(root):
+    if not same_code(there, root):
         out.skipped["config"] = "settings follow from a config only by the archive's own code, which is not the present"
         return
     try:

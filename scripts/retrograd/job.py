@@ -21,6 +21,7 @@ from retrograd.store import Provenance
 
 log = logging.getLogger("retrograd")
 
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 # 128 bits are what every aarch64 processor has; wider vectors sum in another order.
 PORTABLE_FLAGS = "--xla_cpu_prefer_vector_width=128"
 
@@ -133,7 +134,7 @@ def prepare_jax(precision: str, threads: int = 1, portable: bool = False) -> Non
     os.environ["NPROC"] = str(threads)
     flags = os.environ.get("XLA_FLAGS", "")
     if threads == 1 and "xla_cpu_multi_thread_eigen" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+        os.environ["XLA_FLAGS"] = f"{flags} {ONE_THREAD}".strip()
     flags = os.environ.get("XLA_FLAGS", "")
     if portable and PORTABLE_FLAGS not in flags:
         # Behind the user's: of two flags of one name the last counts.

@@ -39,6 +39,12 @@ def source(root: Path) -> dict[str, Path]:
     return {_MOVED.get(name, name): path for name, path in found.items() if _MOVED.get(name) not in found}
 
 
+def same_code(a: Path, b: Path) -> bool:
+    """Returns whether two folders hold the same scripts and modules of the workflow."""
+    code = lambda root: {n: file_facts(path) for n, path in source(root).items() if n.startswith("scripts/")}
+    return code(a) == code(b)
+
+
 def is_timing(file: str) -> bool:
     """Returns whether a result file holds the times that a job took: `results/STUDY/timings/STAGE/WORK/CHUNK.nc`."""
     return file.split("/")[2:3] == ["timings"]

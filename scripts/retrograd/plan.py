@@ -24,6 +24,7 @@ from retrograd.provenance import canonical, code_digest, file_digest, text_diges
 from retrograd.references import digest_of, variants_of
 from retrograd.scenarios import chunks
 from retrograd.study import BESIDE, stage_options
+from retrograd.whole import whole
 
 SCRIPTS = {
     "export": "export_model.py",
@@ -114,11 +115,9 @@ class Plan:
         source = self.root / "scripts" / SCRIPTS[rule]
         copy = Path(".snakemake", "retrograd", file_digest(source)[:16], source.name).absolute()
         if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            temporary = copy.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_bytes(source.read_bytes())
-            os.utime(temporary, (0, 0))
-            os.replace(temporary, copy)
+            with whole(copy) as temporary:
+                temporary.write_bytes(source.read_bytes())
+                os.utime(temporary, (0, 0))
         return str(copy)
 
     @cache  # noqa: B019

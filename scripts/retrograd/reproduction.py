@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from retrograd.archive import CONFIG
-from retrograd.packing import attributes, source
-from retrograd.provenance import file_digest
+from retrograd.job import ONE_THREAD
+from retrograd.packing import attributes, same_code
 
 # Where studies are computed anew, each in a folder of its own, which is a working directory as any other.
 REPRODUCTIONS = Path("results", "reproductions")
@@ -33,8 +33,7 @@ def told(archived: Path, root: Path, present: Mapping[str, Any]) -> list[str]:
     keys = [key for key in there if key not in ("precision", "threads")]
     pairs = {key: [_text(side.get(key)) for side in (present, there)] for key in keys}
     out = [f"environment: {key} is {a} here, {b} in the archive" for key, (a, b) in pairs.items() if a != b]
-    code = lambda folder: {n: file_digest(p) for n, p in source(folder).items() if n.startswith("scripts/")}
-    if code(archived) != code(root):
+    if not same_code(archived, root):
         out.append("code: Retrograd's own is not that of the archive; the present one computes")
     return out or ["environment and code are those of the archive"]
 
@@ -42,7 +41,7 @@ def told(archived: Path, root: Path, present: Mapping[str, Any]) -> list[str]:
 def _text(value: Any) -> str:
     words = value if isinstance(value, list) else str(value).split()
     # Every job of one thread sets this flag itself.
-    return " ".join(w for w in words if w != "--xla_cpu_multi_thread_eigen=false") or "none"
+    return " ".join(w for w in words if w != ONE_THREAD) or "none"
 
 
 def prepared(archived: Path, archive: Path, digest: str) -> Path:
