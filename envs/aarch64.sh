@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# The study of config/studies/aarch64.yaml on this machine, and again on an emulated aarch64 Linux; then the comparison.
+# A study on this machine, and again on an emulated aarch64 Linux; then the comparison.
 #   envs/aarch64.sh          builds what is missing below .aarch64, runs both, compares (make aarch64)
 #   envs/aarch64.sh python   the emulated Python, with arguments
+#   STUDY=config/studies/aarch64_usual.yaml envs/aarch64.sh   another study than aarch64.yaml
 # Wants an x86-64 Debian with apt and dpkg, and the environment of `make` on the PATH; neither root nor a container.
 # The emulated run ends after TIME_LIMIT seconds; what it has compiled is kept for the next one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-STUDY=config/studies/aarch64.yaml
+STUDY=${STUDY:-config/studies/aarch64.yaml}
+NAME=$(sed -n 's/^study: *//p' "$STUDY")
 TIME_LIMIT=${TIME_LIMIT:-5400}
 # Debian 13 has a Python that the lock supports; its emulator is static and runs under any distribution.
 SUITE=trixie VERSION=3.13
@@ -73,7 +75,7 @@ if [ "${1:-}" = python ]; then
 	exit
 fi
 # Results are made anew, whatever they were computed with; natively Snakemake decides.
-rm -rf "$BUILD/run/results"
+rm -rf "$BUILD/run/results/$NAME"
 LIMIT=$TIME_LIMIT emulated envs/chain.py "$STUDY" "$BUILD/run"
-nice snakemake --cores 1 --configfile "$STUDY" -- results/aarch64/summary.nc
-snakemake --cores 1 --config "reference=$BUILD/run/results/aarch64" --configfile "$STUDY" -- compare
+nice snakemake --cores 1 --configfile "$STUDY" -- "results/$NAME/summary.nc"
+snakemake --cores 1 --config "reference=$BUILD/run/results/$NAME" --configfile "$STUDY" -- compare
