@@ -12,6 +12,7 @@ def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenar
     import numpy as np
 
     from retrograd import context, store
+    from retrograd.differences import WIDTHS
     from retrograd.gradient_stage import form_gradients, gradient_problem
     from retrograd.gradients import from_records, load_records
     from retrograd.schema import GRADIENTS, TIMINGS, VERDICTS
@@ -27,7 +28,7 @@ def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenar
     recorded = from_records(chunk, dynamics["x_start"].values, records, conserved)
     rungs = (steady["rung"].values if steady else np.zeros(len(chunk.ids), int), dynamics["rung"].values)
     problem = gradient_problem(cls, model, options)
-    progress = Progress("finite differences", len(problem.labels), "derivatives")
+    progress = Progress("finite differences", WIDTHS, "widths")
     watch = Stopwatch()
     table = form_gradients(cls, model, options, problem, recorded, records, rungs, progress.advance)
     watch.lap("gradients, their check and causes of failures, compilation included")

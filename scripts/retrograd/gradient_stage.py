@@ -50,7 +50,7 @@ def form_gradients(
     - `options`: of the gradients' stage; `plain`: its problem without a rung.
     - `records`: their attempts.
     - `rungs`: each scenario's rung of the steady state and of the simulation, shape (scenario,).
-    - `done`: called with 1 after each derivative of the check.
+    - `done`: called with 1 after each width of the check's sweep.
     """
 
     pairs = np.stack(rungs, axis=1)

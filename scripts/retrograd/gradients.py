@@ -25,6 +25,9 @@ from retrograd.steady import SteadyProblem
 from retrograd.store import ragged
 from retrograd.weights import flatten, n_weights, unflatten
 
+# Of derivatives: by what they are taken.
+KINDS = ("dynamic", "steady", "network")
+
 
 @dataclass
 class Scenarios:
@@ -83,12 +86,6 @@ class GradientProblem:
         self.times = np.asarray(save_times, self.dtype)
         self.replayer = Replayer(field, options, self.n)
         self.weights = n_weights(model)
-        parameters = len(cls.parameters)
-        self.network_replayer = Replayer(
-            lambda model, t, x, kw: field(unflatten(model, kw[parameters:]), t, x, kw[:parameters]),
-            options,
-            self.n,
-        )
         gradient = options["gradient"]
         self.methods = list(gradient["methods"])
         names = list(cls.parameters)
@@ -277,7 +274,7 @@ class GradientProblem:
     # -- the check ------------------------------------------------------------------------------------
 
     def differences(
-        self, data: Scenarios, loss: np.ndarray, stages: list[np.ndarray], done: Callable[[str], None]
+        self, data: Scenarios, loss: np.ndarray, stages: list[np.ndarray], done: Callable[[], object] = lambda: None
     ) -> dict[str, np.ndarray]:
         """Returns `fd`, `fd_error`, `fd_step`, `fd_left`, `fd_right`, `kink` (scenario, wrt) and the sweep.
 
@@ -332,27 +329,16 @@ class GradientProblem:
         sweep: np.ndarray,
         columns: Sequence[int],
         pairs: int = NOISE_PAIRS,
-        done: Callable[[str], None] = lambda label: None,
+        done: Callable[[], object] = lambda: None,
     ) -> dict[str, np.ndarray]:
         # `differences` of some columns, by one sweep (scenario, wrt, width).
         shape = (len(loss), len(columns))
         out = {name: np.full(shape, np.nan) for name in ("fd", "fd_error", "fd_step", "fd_left", "fd_right")}
         out |= {name: np.full((*shape, WIDTHS), np.nan) for name in ("fd_sweep", "fd_sweep_width")}
         out["kink"] = np.zeros(shape, bool)
-        samples: list[Samples] = []
-        for j in columns:
-            (kind, i), h = self.columns[j], sweep[:, j]
-            if kind == "network":
-                values = self._perturbed_network(data, near, self.directions[i], h[0])
-            else:
-                base = data.k_dynamic[:, i] if kind == "dynamic" else data.k_steady[:, i]
-                base = np.asarray(base, self.dtype)
-                # The widths that floating point makes of them.
-                plus, minus = (base[:, None] + h).astype(self.dtype), (base[:, None] - h).astype(self.dtype)
-                h = (plus.astype(np.float64) - minus.astype(np.float64)) / 2
-                values = self._perturbed_parameter(data, near, kind, i, plus, minus)
-            samples.append(Samples(h, values[0], values[1], loss, float(np.finfo(self.dtype).eps), noise))
-            done(self.labels[j])
+        h, values = self._values(data, near, sweep, columns, done)
+        eps = float(np.finfo(self.dtype).eps)
+        samples = [Samples(h[c], values[c, 0], values[c, 1], loss, eps, noise) for c in range(len(columns))]
         others = np.array([s.noise(pairs) for s in samples])
         for j, sample in enumerate(samples):
             found = estimate(sample, others, pairs)
@@ -388,46 +374,93 @@ class GradientProblem:
         assert data.conserved is not None
         return self.steady.reroot(model, data.x_start, ks, data.x0, data.conserved), k, flat
 
-    def _perturbed_parameter(self, data, near, kind, i, plus, minus) -> np.ndarray:
-        total, count = plus.shape
-        rows = np.repeat(np.arange(total), 2 * count)
-        values = np.concatenate([plus, minus], axis=1).reshape(-1)
-        k = data.k_dynamic[rows].copy()
-        x = data.x_start[rows].copy()
-        if kind == "dynamic":
-            k[:, i] = values
-            if self.steady is None:
-                x = self.initial.value(self.model, k, data.x0[rows])
-        else:
-            assert self.steady is not None and data.conserved is not None
-            ks = data.k_steady[rows].copy()
-            ks[:, i] = values
-            x = self.steady.reroot(self.model, x, ks, data.x0[rows], data.conserved[rows])
-        ends, _ = self.replayer.perturbed(self.model, x, k, rows, near)
-        losses = self._losses(data, ends, rows, self.model, x, k).reshape(total, 2, count)
-        return np.moveaxis(losses, 1, 0)
+    def _values(
+        self,
+        data: Scenarios,
+        near: Linearised,
+        sweep: np.ndarray,
+        columns: Sequence[int],
+        done: Callable[[], object],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the widths as floating point makes them, (column, scenario, width), and the losses at them.
 
-    def _perturbed_network(self, data, near, direction, h) -> np.ndarray:
-        # The weights of a lane travel behind its parameters, so that lanes with other weights share a batch.
+        Those have shape (column, sign, scenario, width). All columns go together, width by width: the narrower one is,
+        the fewer iterations a stage takes, and all lanes wait for the slowest.
+        """
+        total, signs = len(data.steps), np.array([1.0, -1.0])
+        h = np.moveaxis(sweep[:, list(columns)], 1, 0).copy()
+        values = np.empty((len(columns), 2, total, h.shape[2]))
+        # Positions in `columns`, and what is there.
+        of = {
+            kind: [(c, self.columns[j][1]) for c, j in enumerate(columns) if self.columns[j][0] == kind]
+            for kind in KINDS
+        }
+        moved = {}
+        for kind in ("dynamic", "steady"):
+            for c, i in of[kind]:
+                base = np.asarray((data.k_dynamic if kind == "dynamic" else data.k_steady)[:, i], self.dtype)
+                both = (base[:, None] + signs[:, None, None] * h[c]).astype(self.dtype)
+                h[c] = (both[0].astype(np.float64) - both[1].astype(np.float64)) / 2
+                moved[c] = both
+        parameters = of["dynamic"] + of["steady"]
+        for w in range(h.shape[2]):
+            if parameters:
+                to = np.stack([moved[c][:, :, w] for c, _ in parameters])
+                at = [c for c, _ in parameters]
+                values[at, :, :, w] = self._at_parameters(data, near, of["dynamic"], of["steady"], to)
+            if of["network"]:
+                at = [c for c, _ in of["network"]]
+                # A direction's width is that of the weights' norm, the same in all scenarios.
+                values[at, :, :, w] = self._at_weights(data, near, [i for _, i in of["network"]], h[at, 0, w])
+            done()
+        return h, values
+
+    def _at_parameters(self, data, near, dynamic, steady, to) -> np.ndarray:
+        # Losses (column, sign, scenario) with one parameter each at `to`, (column, sign, scenario): the dynamic ones,
+        # then the steady ones.
+        total = len(data.steps)
+        rows = np.tile(np.arange(total), 2 * len(to))
+        k, x = data.k_dynamic[rows], data.x_start[rows]
+        split = 2 * total * len(dynamic)
+        each = k.reshape(len(to), 2, total, -1)
+        for c, (_, i) in enumerate(dynamic):
+            each[c, :, :, i] = to[c]
+        if dynamic and self.steady is None:
+            x[:split] = self.initial.value(self.model, k[:split], data.x0[rows[:split]])
+        if steady:
+            assert self.steady is not None and data.conserved is not None
+            late = rows[split:]
+            ks = data.k_steady[late]
+            each = ks.reshape(len(steady), 2, total, -1)
+            for c, (_, i) in enumerate(steady):
+                each[c, :, :, i] = to[len(dynamic) + c]
+            x[split:] = self.steady.reroot(self.model, x[split:], ks, data.x0[late], data.conserved[late])
+        ends, _ = self.replayer.perturbed(self.model, x, k, rows, near)
+        return self._losses(data, ends, rows, self.model, x, k).reshape(to.shape)
+
+    def _at_weights(self, data, near, directions, widths) -> np.ndarray:
+        # Losses (direction, sign, scenario) with the weights moved along each direction, by its width.
         total = len(data.steps)
         flat = np.asarray(flatten(self.model), np.float64)
-        shifted = [flat + sign * width * direction for sign in (1.0, -1.0) for width in h]
-        models = [unflatten(self.model, jnp.asarray(p, self.dtype)) for p in shifted]
+        weights = [
+            flat + s * w * self.directions[i] for i, w in zip(directions, widths, strict=True) for s in (1.0, -1.0)
+        ]
+        models = [unflatten(self.model, jnp.asarray(p, self.dtype)) for p in weights]
         if self.steady is None:
             starts = [self.initial.value(m, data.k_dynamic, data.x0) for m in models]
         else:
             assert data.conserved is not None
             at = (data.x_start, data.k_steady, data.x0, data.conserved)
             starts = [self.steady.reroot(m, *at) for m in models]
-        rows = np.tile(np.arange(total), len(models))
-        weights = np.repeat(np.stack(shifted), total, axis=0)
-        k = np.concatenate([data.k_dynamic[rows], weights], axis=1)
-        ends, _ = self.network_replayer.perturbed(self.model, np.concatenate(starts), k, rows, near)
+        rows, of = np.tile(np.arange(total), len(models)), np.repeat(np.arange(len(models)), total)
+        ends, _ = self.replayer.perturbed(
+            self.model, np.concatenate(starts), data.k_dynamic[rows], rows, near, weights=np.stack(weights), of=of
+        )
         out = []
         for m, (model, x) in enumerate(zip(models, starts, strict=True)):
             mine = ends[m * total : (m + 1) * total]
             out.append(self._losses(data, mine, np.arange(total), model, x, data.k_dynamic))
-        return np.stack(out, axis=1).reshape(total, 2, len(h)).transpose(1, 0, 2)
+        return np.stack(out).reshape(len(directions), 2, total)
 
 
 def largest(derivatives: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -106,15 +106,24 @@ class Replayer:
         over_lanes = jax.vmap(over_stages)
         return jax.vmap(over_lanes, in_axes=(0, 0, 0, None))(self._step.times(t0, t1), stages, ha, k)
 
-    def _forward_block(self, model, t0, t1, x, rate, k, guess, changes, inverses=None):
+    def _forward_block(self, model, weights, t0, t1, x, rate, k, guess, changes, inverses=None):
+        # weights: (model, weight), of which each has its share of the lanes, or None: the model's own for all.
         # t0, t1: (step, lane); x, rate: (lane, state); guess: (step, lane, stage, state), NaN where there is none;
         # changes: relative, of the states at the ends, (step, state); inverses: (step, lane, stage, state, state).
         lanes = jax.vmap(self._step, in_axes=(None, 0, 0, 0, 0, 0, 0, None if inverses is None else 0))
+        if weights is not None:
+            # A product of a batch with a matrix each would read a lane's weights for that lane alone.
+            models, groups = _models(model, weights), eqx.filter_vmap(lanes, in_axes=(eqx.if_array(0), *[0] * 7))
 
         def step(carry, inputs):
             x, rate = carry
             t0, t1, guess, change, inverse = inputs
-            out = lanes(model, t0, t1, x, rate, k, guess, inverse)
+            if weights is None:
+                out = lanes(model, t0, t1, x, rate, k, guess, inverse)
+            else:
+                share = lambda v: jnp.reshape(v, (len(weights), -1, *v.shape[1:]))
+                rows = jax.tree_util.tree_map(share, (t0, t1, x, rate, k, guess, inverse))
+                out = jax.tree_util.tree_map(lambda v: jnp.reshape(v, (-1, *v.shape[2:])), groups(models, *rows))
             end = out.x * (1 + change)
             return (end, out.rate), (end, out.stages)
 
@@ -218,6 +227,15 @@ class Replayer:
 
     # -- host side ------------------------------------------------------------------------------------
 
+    def _first_rates(self, model, weights, x, k, of):
+        if weights is None:
+            return batched(self._first_rate, model, x, k)
+        out = np.empty_like(x)
+        for m in np.unique(of):
+            own = unflatten(model, jnp.asarray(weights[m], self.dtype))
+            out[of == m] = batched(self._first_rate, own, x[of == m], k[of == m])
+        return out
+
     def _times(self, steps: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         # (step, scenario); the steps behind a scenario's last one have length 0 and change nothing.
         blocks = -(-max(map(len, steps), default=0) // BLOCK)
@@ -239,6 +257,8 @@ class Replayer:
         inverses: np.ndarray | None,
         keep_stages: bool,
         seed: int = 0,
+        weights: np.ndarray | None = None,
+        of: np.ndarray | None = None,
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Returns states and stages of items on the steps of their scenarios.
 
@@ -248,24 +268,31 @@ class Replayer:
         lengths = near.lengths[owner]
         ends = [np.zeros((n, self.n)) for n in lengths]
         kept = [np.zeros((n if keep_stages else 0, s, self.n)) for n in lengths]
-        waiting = [i for i in np.argsort(lengths, kind="stable") if lengths[i]]
-        if not waiting:
+        models = 1 if weights is None else len(weights)
+        of = np.zeros(len(owner), int) if of is None else of
+        waiting: list[list[int]] = [[] for _ in range(models)]
+        for i in np.argsort(lengths, kind="stable"):
+            if lengths[i]:
+                waiting[of[i]].append(int(i))
+        if not any(waiting):
             return ends, kept
         # The operations of one block are short, so what counts is their number: as many lanes as keep all of them busy
         # until the longest item is done.
-        width = LANES
+        width = models * LANES
         while width < WIDE and lengths.sum() > width * lengths.max():
             width *= 2
+        share = width // models
         item = np.full(width, -1)
         offset = np.zeros(width, np.int64)
         x = np.zeros((width, self.n), self.dtype)
-        first_rate = batched(self._first_rate, model, x_start, k)
+        first_rate = self._first_rates(model, weights, x_start, k, of)
+        flat = None if weights is None else np.asarray(weights, self.dtype)
         changes = jitter((BLOCK, self.n), self.dtype, seed)
         rate = np.zeros_like(x)
         while True:
             for lane in np.flatnonzero(item < 0):
-                if waiting:
-                    item[lane], offset[lane] = waiting.pop(), 0
+                if waiting[lane // share]:
+                    item[lane], offset[lane] = waiting[lane // share].pop(), 0
                     x[lane], rate[lane] = x_start[item[lane]], first_rate[item[lane]]
             busy = np.flatnonzero(item >= 0)
             if not len(busy):
@@ -276,6 +303,7 @@ class Replayer:
             column = np.broadcast_to(owner[item[like]], row.shape)
             x, rate, block_x, block_y = self._forward(
                 model,
+                flat,
                 near.t0[row, column],
                 near.t1[row, column],
                 x[like],
@@ -343,6 +371,8 @@ class Replayer:
         near: Linearised,
         seed: int = 0,
         keep_stages: bool = False,
+        weights: np.ndarray | None = None,
+        of: np.ndarray | None = None,
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Returns states and stages, as `forward`, of items next to scenarios that were replayed.
 
@@ -350,14 +380,19 @@ class Replayer:
         - `owner`: the scenario that each item stands next to, shape (item,).
         - `seed`: 0, or that of changes of the size of rounding (`linalg.jitter`) at the end of each step.
         - `keep_stages`: whether stages are wanted; arrays (0, stage, state) where they are not.
+        - `weights`, `of`: weights in place of the model's, shape (model, weight), and which of them each item has,
+          shape (item,).
 
         Items that a simplified Newton iteration from there does not solve are solved by full Newton.
         """
-        ends, stages = self._walk(model, x_start, k, owner, near, near.inverses, keep_stages, seed)
+        ends, stages = self._walk(model, x_start, k, owner, near, near.inverses, keep_stages, seed, weights, of)
         if near.inverses is not None:
             lost = np.flatnonzero([not np.all(np.isfinite(e)) for e in ends])
             if len(lost):
-                again = self._walk(model, x_start[lost], k[lost], owner[lost], near, None, keep_stages, seed)
+                mine = None if of is None else of[lost]
+                again = self._walk(
+                    model, x_start[lost], k[lost], owner[lost], near, None, keep_stages, seed, weights, mine
+                )
                 for i, end, stage in zip(lost, *again, strict=True):
                     ends[i], stages[i] = end, stage
         return ends, stages
@@ -473,3 +508,8 @@ class Replayer:
             out_k[lanes] = np.asarray(gk)[: len(lanes)]
             out_w[lanes] = np.asarray(gw)[: len(lanes)]
         return out_x, out_k, out_w
+
+
+def _models(model: Model, weights: jax.Array) -> Model:
+    # One model of stacked arrays, from weights (model, weight).
+    return eqx.filter_vmap(lambda flat: unflatten(model, flat), out_axes=eqx.if_array(0))(weights)
