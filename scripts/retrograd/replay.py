@@ -136,8 +136,8 @@ class Replayer:
             return jax.jacfwd(lambda y: self._field(model, t, y, k))(y)
 
         over_lanes = jax.vmap(jax.vmap(jacobian, in_axes=(0, 0, None)))
-        found = jax.vmap(over_lanes, in_axes=(0, 0, None))(self._step.times(t0, t1), stages, k)
-        return found * (1 + jitter)
+        # Step by step: what the field makes of a whole block does not fit the processor's caches.
+        return jax.lax.map(lambda at: over_lanes(*at, k), (self._step.times(t0, t1), stages)) * (1 + jitter)
 
     def _sources_block(self, model, direction, t0, t1, k, dk, stages):
         # Derivatives of the rates by weights and parameters in each direction: (step, lane, stage, dir, state).
@@ -189,13 +189,17 @@ class Replayer:
 
         def paired(weights, k, times, stages, phi):
             full = eqx.combine(weights, static)
-            rate = jax.vmap(jax.vmap(lambda t, y: self._field(full, t, y, k)))(times, stages)
+            rate = jax.vmap(lambda t, y: self._field(full, t, y, k))(times, stages)
             return jnp.sum(jnp.where(phi == 0, 0, rate) * phi)
 
-        per_lane = jax.vmap(jax.grad(paired, argnums=(0, 1)), in_axes=(None, 0, 1, 1, 1))
-        gm, gk = per_lane(weights, k, times, stages, phi)
-        flat = jax.vmap(lambda g, _: flatten(g).astype(self.dtype))(gm, gk)
-        return grad_k + gk, grad_model + flat
+        per_lane = jax.vmap(jax.grad(paired, argnums=(0, 1)), in_axes=(None, 0, 0, 0, 0))
+
+        def add(sums, step):
+            gm, gk = per_lane(weights, k, *step)
+            flat = jax.vmap(lambda g, _: flatten(g).astype(self.dtype))(gm, gk)
+            return (sums[0] + gk, sums[1] + flat), None
+
+        return jax.lax.scan(add, (grad_k, grad_model), (times, stages, phi))[0]
 
     def _tangent_block(self, h, jacobians, sources, dx):
         # dx: (lane, dir, state). Returns dx at the end, and at each step's end: (step, lane, dir, state).
