@@ -96,6 +96,21 @@ def robertson() -> tuple[list[str], list[dict[str, str]]]:
     return comments, rows
 
 
+def speed() -> tuple[list[str], list[dict[str, str]]]:
+    """Returns comments and rows: 256 points spread evenly over both turnover rates, under each switch in turn."""
+    comments = [
+        "Turnover model (config/models/turnover.py): 256 mixed stiffnesses, on which speed is compared.",
+        "k1, k3: ln of the turnover rates of target and regulator in 1/s. k2, k4: as in turnover.tsv.",
+    ]
+    rows, levels = [], list(SWITCHES.values())
+    for i in range(256):
+        # An additive recurrence by powers of the plastic number's inverse fills the square evenly.
+        k1, k3 = (-5 + width * ((0.5 + (i + 1) * step) % 1) for width, step in ((20, 0.7549), (25, 0.5698)))
+        row = {"scenario": f"s{i:03d}", "k1": f"{k1:.3f}", "k3": f"{k3:.3f}"}
+        rows.append(row | {column: str(value) for column, value in levels[i % len(levels)].items()})
+    return comments, rows
+
+
 def table(comments: list[str], rows: list[dict[str, str]]) -> str:
     """Returns the text of a scenario file.
 
@@ -114,7 +129,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=SCENARIOS, help="the folder to write to")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    for make in (turnover, atlas, stiff_grid, robertson):
+    for make in (turnover, atlas, speed, stiff_grid, robertson):
         (out / f"{make.__name__}.tsv").write_text(table(*make()), encoding="utf-8", newline="\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -616,6 +617,35 @@ def work_precision(measured: xr.Dataset, figure: Figure) -> None:
     figure.legend(loc="outside upper left", ncols=2)
 
 
+def speed(measured: xr.Dataset, figure: Figure) -> None:
+    """Draws each peer's error over its time, for solves and for gradients, one point a tolerance."""
+    panels = figure.subplots(1, 2)
+    names = [str(name) for name in measured["peer_name"].values]
+    for q, (part, axes) in enumerate(zip(("solve", "gradient"), panels, strict=True)):
+        drawn: list[tuple[np.ndarray, np.ndarray]] = []
+        with warnings.catch_warnings():
+            # Of what was not measured.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            seconds = np.nanmedian(measured["seconds"].values[:, :, q], axis=-1)
+            error = np.maximum(np.nanmedian(measured[f"{part}_error"].values, axis=-1), 1e-17)
+        for p, name in enumerate(names):
+            colour, marker, dash = _LINES[p % len(_LINES)]
+            known = np.isfinite(seconds[p]) & np.isfinite(error[p])
+            label = name.replace("_", " ") if q == 0 else None
+            at = seconds[p][known], error[p][known]
+            axes.plot(*at, color=colour, marker=marker, linestyle=dash, markersize=5, label=label)
+            drawn.append(at)
+        if not any(len(x) for x, _ in drawn):
+            say(axes, "nothing could be compared with the reference")
+            continue
+        log_axis(axes.xaxis, np.concatenate([x for x, _ in drawn]))
+        log_axis(axes.yaxis, np.concatenate([y for _, y in drawn]))
+        axes.set_xlabel(f"{part} [s per scenario]")
+        axes.set_ylabel(f"median error of the {part} [1]")
+        axes.grid(color="#e6e6e6", linewidth=0.6)
+    figure.legend(loc="outside upper left", ncols=len(names))
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -639,3 +669,8 @@ FIGURES = {
 def draw_work_precision(measured: xr.Dataset, formats: Sequence[str] = ("svg", "png")) -> dict[str, bytes]:
     """Returns the figure of gradient error over cost, likewise, from what `work_precision.nc` holds."""
     return files(lambda figure: work_precision(measured, figure), (8.0, 4.4), formats)
+
+
+def draw_speed(measured: xr.Dataset, formats: Sequence[str] = ("svg", "png")) -> dict[str, bytes]:
+    """Returns the figure of speed and accuracy beside others, likewise, from what `speed.nc` holds."""
+    return files(lambda figure: speed(measured, figure), (8.0, 4.0), formats)

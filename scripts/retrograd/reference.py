@@ -79,13 +79,25 @@ class Reference:
             if rest is None or not np.allclose(rest[: self.n], data.x_start[i], rtol=1e-5, atol=1e-7):
                 return nothing
             y = rest
-        k, times = data.k_dynamic[i], np.asarray(self.problem.times, float)
+        return self._onward(y, data.k_dynamic[i], rtol)[1]
+
+    def from_given(self, x: np.ndarray, k: np.ndarray, rtol: float) -> tuple[np.ndarray, np.ndarray]:
+        """Returns one scenario's states at the save times (time, state), and its loss's derivatives (wrt,), from a
+        start that moves with nothing.
+
+        - `x`, `k`: start and parameters of the dynamic phase.
+        """
+        return self._onward(np.concatenate([x, np.zeros(self.n * len(self.problem.columns))]), k, rtol)
+
+    def _onward(self, y: np.ndarray, k: np.ndarray, rtol: float) -> tuple[np.ndarray, np.ndarray]:
+        # From states and sensitivities at the start of the dynamic phase.
+        times = np.asarray(self.problem.times, float)
         path = self._integrate(y, k, "dynamic", 0.0, times[-1], rtol, times)
         if path is None:
-            return nothing
+            return np.full((len(times), self.n), np.nan), np.full(len(self.problem.columns), np.nan)
         drows = np.swapaxes(path[:, self.n :].reshape(len(times), -1, self.n), 0, 1)
         rows, dk = jnp.asarray(path[:, : self.n]), self.dk["dynamic"]
-        return np.asarray(self._loss(self.problem.model, rows, jnp.asarray(k), drows, dk, self.dw))
+        return path[:, : self.n], np.asarray(self._loss(self.problem.model, rows, jnp.asarray(k), drows, dk, self.dw))
 
     def _to_rest(self, y: np.ndarray, k: np.ndarray, rtol: float) -> np.ndarray | None:
         """Returns states and sensitivities at rest, None where they keep moving."""

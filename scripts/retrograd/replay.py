@@ -111,6 +111,7 @@ class Replayer:
         # t0, t1: (step, lane); x, rate: (lane, state); guess: (step, lane, stage, state), NaN where there is none;
         # changes: relative, of the states at the ends, (step, state); inverses: (step, lane, stage, state, state).
         lanes = jax.vmap(self._step, in_axes=(None, 0, 0, 0, 0, 0, 0, None if inverses is None else 0))
+        count = 1 if weights is None else len(weights)
         if weights is not None:
             # A product of a batch with a matrix each would read a lane's weights for that lane alone.
             models, groups = _models(model, weights), eqx.filter_vmap(lanes, in_axes=(eqx.if_array(0), *[0] * 7))
@@ -121,7 +122,7 @@ class Replayer:
             if weights is None:
                 out = lanes(model, t0, t1, x, rate, k, guess, inverse)
             else:
-                share = lambda v: jnp.reshape(v, (len(weights), -1, *v.shape[1:]))
+                share = lambda v: jnp.reshape(v, (count, -1, *v.shape[1:]))
                 rows = jax.tree_util.tree_map(share, (t0, t1, x, rate, k, guess, inverse))
                 out = jax.tree_util.tree_map(lambda v: jnp.reshape(v, (-1, *v.shape[2:])), groups(models, *rows))
             end = out.x * (1 + change)
@@ -137,7 +138,7 @@ class Replayer:
 
         over_lanes = jax.vmap(jax.vmap(jacobian, in_axes=(0, 0, None)))
         # Step by step: what the field makes of a whole block does not fit the processor's caches.
-        return jax.lax.map(lambda at: over_lanes(*at, k), (self._step.times(t0, t1), stages)) * (1 + jitter)
+        return jax.lax.map(lambda at: over_lanes(at[0], at[1], k), (self._step.times(t0, t1), stages)) * (1 + jitter)
 
     def _sources_block(self, model, direction, t0, t1, k, dk, stages):
         # Derivatives of the rates by weights and parameters in each direction: (step, lane, stage, dir, state).

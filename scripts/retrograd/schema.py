@@ -340,7 +340,7 @@ WORK_PRECISION = Schema(
     name="work_precision",
     title="Gradient error against cost",
     summary="Error of each gradient method against SciPy, and the time that it takes, over a range of tolerances",
-    rule="benchmark",
+    rule="work_precision",
     variables={
         "error": Variable(
             ("method", "tolerance", "scenario"),
@@ -358,6 +358,42 @@ WORK_PRECISION = Schema(
         "scenario": "name of the scenario",
         "method": "how the gradient was formed",
         "tolerance": "relative tolerance of the controller",
+    },
+)
+
+PT = ("peer", "tolerance")
+SPEED = Schema(
+    name="speed",
+    title="Speed and accuracy beside others",
+    summary="Processor time, memory and error of solves and gradients, by others and by us, in turns on one machine",
+    rule="speed",
+    variables={
+        "seconds": Variable(
+            (*PT, "part", "round"), "processor time of a warm call for one scenario, of one round", units="s"
+        ),
+        "start_seconds": Variable(PT, "processor time of imports and set-up", units="s"),
+        "cold_seconds": Variable(
+            (*PT, "part"), "processor time of the first call for all scenarios, compilation included", units="s"
+        ),
+        "memory": Variable(PT, "largest resident memory of the process", units="byte"),
+        "solve_error": Variable(
+            (*PT, "scenario"), "largest distance of a state from the reference, relative to its largest value"
+        ),
+        "gradient_error": Variable(
+            (*PT, "scenario"),
+            "largest distance of a derivative from the reference, relative to the largest derivative",
+            comment="both multiplied with the size of what the derivative is taken by; by parameters and directions "
+            "of the weights in the dynamic phase",
+        ),
+        "solved": Variable(PT, "share of the scenarios with states at all save times"),
+        "gradient_finite": Variable(PT, "share of the scenarios with a finite gradient"),
+        "reference_error": Variable(S, "error of the reference, likewise, from a hundredth of its tolerance"),
+    },
+    labels={
+        "scenario": "name of the scenario",
+        "peer": "who solves",
+        "tolerance": "relative tolerance of the controller",
+        "part": "what was called: solve or gradient",
     },
 )
 
@@ -459,5 +495,6 @@ COMPARISON = Schema(
 )
 
 SCHEMAS = {
-    s.name: s for s in (MODEL, STEADY_STATE, DYNAMICS, GRADIENTS, SUMMARY, WORK_PRECISION, TIMINGS, EFFECTS, COMPARISON)
+    s.name: s
+    for s in (MODEL, STEADY_STATE, DYNAMICS, GRADIENTS, SUMMARY, WORK_PRECISION, SPEED, TIMINGS, EFFECTS, COMPARISON)
 }

@@ -24,6 +24,7 @@ from retrograd.scenarios import Table
 from retrograd.settings import (
     BENCHMARK_METHODS,
     GRADIENT_METHODS,
+    PEERS,
     Day,
     Doi,
     FilePath,
@@ -124,6 +125,10 @@ class Benchmark(Part):
         default=(1e-3, 1e-5, 1e-7, 1e-9),
         description="relative tolerances of the controller, falling; the absolute ones are a hundredth of them [1]",
     )
+    peers: Annotated[tuple[Annotated[str, choice(PEERS)], ...], AfterValidator(once)] = Field(
+        default=PEERS, description="whose solves and gradients are timed side by side"
+    )
+    rounds: Size = Field(default=3, description="rounds in which they take turns [1]")
 
 
 class Author(Part):

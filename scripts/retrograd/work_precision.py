@@ -40,16 +40,9 @@ def measure(
       iteration, and with full Newton too.
     - `tell`: called with what has just been measured.
     """
-    find = options["find"]
-    steady = None if find is None else SteadyProblem(cls, field_of(cls, find), find["steady_state"])
     total, methods, tolerances = len(chunk.ids), options["benchmark"]["methods"], options["benchmark"]["tolerances"]
-    if steady is None:
-        x, good, conserved = initial_states(cls, model, chunk.k_dynamic, chunk.x0), np.ones(total, bool), None
-    else:
-        found = steady.find(model, chunk.k_steady, chunk.x0)
-        good, conserved = found.status == CONVERGED, found.conserved_basis
-        # A start that is not finite is skipped, as in the study.
-        x = np.where(good[:, None], found.x, np.nan)
+    steady, x, conserved = starts(cls, model, options, chunk)
+    good = np.all(np.isfinite(x), axis=1)
 
     @functools.cache
     def recorded(rtol: float, nonlinear: str) -> tuple[GradientProblem, Scenarios, float]:
@@ -92,3 +85,18 @@ def measure(
             out["steps"][m, t, rows] = [len(data.steps[r]) for r in rows]
             tell(f"{name} at {rtol:g}")
     return out
+
+
+def starts(
+    cls: type[Model], model: Model, options: Settings, chunk: Chunk
+) -> tuple[SteadyProblem | None, np.ndarray, np.ndarray | None]:
+    """Returns the steady stage, where there is one, starts of the dynamics (scenario, state), and what they conserve.
+
+    A start that was not found is NaN, and skipped, as in the study.
+    """
+    find = options["find"]
+    if find is None:
+        return None, initial_states(cls, model, chunk.k_dynamic, chunk.x0), None
+    steady = SteadyProblem(cls, field_of(cls, find), find["steady_state"])
+    found = steady.find(model, chunk.k_steady, chunk.x0)
+    return steady, np.where((found.status == CONVERGED)[:, None], found.x, np.nan), found.conserved_basis
