@@ -182,7 +182,7 @@ def _start(slurm: Slurm, daemons: list[subprocess.Popen]) -> None:
     config.write_text(CONFIG.format(host=host, ports=ports, user=getpass.getuser(), folder=folder))
     (folder / "munge.key").write_bytes(os.urandom(256))
     (folder / "munge.key").chmod(0o600)
-    # Inside of a job the plug-in takes all of Slurm's variables away, and srun would look for its configuration in /etc.
+    # Inside of a job the plug-in takes Slurm's variables away, and srun would look for its configuration in /etc.
     srun = folder / "bin" / "srun"
     srun.write_text(f'#!/bin/sh\nSLURM_CONF={config} exec {shutil.which("srun", path=SEARCHED)} "$@"\n')
     srun.chmod(0o755)
@@ -208,7 +208,7 @@ def _start(slurm: Slurm, daemons: list[subprocess.Popen]) -> None:
         return run.returncode == 0 and "DOWN" not in run.stdout
 
     socket_of_munge = f"{folder}/munge.socket"
-    files = [f"--{name}-file={folder}/{file}" for name, file in MUNGE_FILES.items()]
+    files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
     start("munged", "--foreground", "--num-threads=2", f"--socket={socket_of_munge}", *files)
     wait_for(lambda: answers("munge", "-n", "-S", socket_of_munge), 20, slurm.logs)
     start("slurmctld", "-D", "-f", str(config))
@@ -217,6 +217,3 @@ def _start(slurm: Slurm, daemons: list[subprocess.Popen]) -> None:
         start("slurmd", "-D", "-N", node, "-f", str(config))
     idle = lambda: slurm.ask("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle"] * len(NODES)
     wait_for(idle, 30, slurm.logs)
-
-
-MUNGE_FILES = {"key": "munge.key", "pid": "munged.pid", "log": "munged.log", "seed": "munge.seed"}
