@@ -2,8 +2,8 @@
 
     python scripts/simulate_cluster.py --scenarios 10_000_000 --nodes 1_000
 
-Arithmetic and no queue: chunks run in waves of one a node, stages one after the other. config/CLUSTER.md has the commands that
-measured the costs.
+Arithmetic and no queue: chunks run in waves of one a node, stages one after the other. config/CLUSTER.md says where the
+costs come from.
 """
 
 from __future__ import annotations
