@@ -24,6 +24,7 @@ include: "workflow/rules/debug.smk"
 include: "workflow/rules/benchmark.smk"
 include: "workflow/rules/archive.smk"
 include: "workflow/rules/compare.smk"
+include: "workflow/rules/local.smk"
 
 
 rule all:

@@ -19,8 +19,8 @@ rule archive:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(30),
     params:
         settings=lambda wildcards: PLAN.archive_settings(),
         root=workflow.basedir,
@@ -39,8 +39,8 @@ rule verify:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(30),
     params:
         archive=asked_for(lambda: PLAN.archive_asked_for("verify")),
         root=workflow.basedir,

@@ -19,8 +19,8 @@ rule work_precision:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(240),
     params:
         settings=PLAN.benchmark_settings(),
         scenarios=PLAN.benchmark_scenarios(),
@@ -45,8 +45,8 @@ rule speed:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(240),
     params:
         settings=PLAN.benchmark_settings(),
         scenarios=PLAN.benchmark_scenarios(),

@@ -30,6 +30,16 @@ def final_files():
     return [f"{RESULTS}/summary.nc", f"{RESULTS}/report/index.html", *strict]
 
 
+def by_attempt(amount):
+    """Memory [MB] or time [min] of a job: as much again in each retry. Slurm's limits count two Snakemake processes of
+    some 110 MB each beside the job, and know no time below a minute."""
+
+    def resource(wildcards, attempt):
+        return amount * attempt
+
+    return resource
+
+
 def chunk_settings(wildcards):
     """The settings that the numbers of a chunk depend on, as canonical JSON."""
     return PLAN.works[wildcards.work].settings

@@ -12,8 +12,8 @@ rule compared:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=by_attempt(3000),
+        runtime=by_attempt(60),
     params:
         reference=asked_for(PLAN.reference),
         root=workflow.basedir,
@@ -37,8 +37,8 @@ rule comparison:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(10),
     params:
         reference=asked_for(PLAN.reference),
         settings=asked_for(PLAN.comparison_settings),
@@ -58,8 +58,8 @@ rule compare:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=5,
+        mem_mb=by_attempt(1000),
+        runtime=by_attempt(5),
     params:
         settings="{}",
         code=PLAN.code("compare"),
@@ -75,8 +75,8 @@ rule reproduce:
         "../../envs/retrograd.yaml"
     threads: lambda wildcards: workflow.cores
     resources:
-        mem_mb=8000,
-        runtime=600,
+        mem_mb=by_attempt(8000),
+        runtime=by_attempt(600),
     params:
         archive=asked_for(PLAN.archived),
         root=workflow.basedir,

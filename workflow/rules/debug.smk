@@ -9,8 +9,8 @@ rule debug:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=by_attempt(3000),
+        runtime=by_attempt(60),
     params:
         trace=lambda wildcards: PLAN.debug_file(),
         settings=lambda wildcards: PLAN.debug_settings(),

@@ -14,8 +14,8 @@ rule export:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(10),
     params:
         settings=PLAN.export_settings(),
         user_files=[PLAN.plugin_digest(), PLAN.weights_digest()],

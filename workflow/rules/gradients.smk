@@ -13,8 +13,8 @@ rule gradients_chunk:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=by_attempt(3000),
+        runtime=by_attempt(60),
     params:
         settings=chunk_settings,
         scenarios=chunk_scenarios,
@@ -40,8 +40,8 @@ rule gradients:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(10),
     params:
         stage="gradients",
         settings=gather_settings("gradients"),

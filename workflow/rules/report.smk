@@ -27,8 +27,8 @@ rule summary:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(10),
     params:
         settings=PLAN.summary_settings(),
         code=PLAN.code("summary"),
@@ -51,8 +51,8 @@ if PLAN.study.cells:
             "../../envs/retrograd.yaml"
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=10,
+            mem_mb=by_attempt(2000),
+            runtime=by_attempt(10),
         params:
             settings=PLAN.effects_settings(),
             code=PLAN.code("effects"),
@@ -90,8 +90,8 @@ rule report:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=10,
+        mem_mb=by_attempt(3000),
+        runtime=by_attempt(10),
     params:
         settings=PLAN.report_settings(),
         scenarios=PLAN.scenarios_digest(),
@@ -112,8 +112,8 @@ rule strict:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=5,
+        mem_mb=by_attempt(1000),
+        runtime=by_attempt(5),
     params:
         settings="{}",
         code=PLAN.code("strict"),

@@ -12,8 +12,8 @@ rule steady_state_chunk:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=20,
+        mem_mb=by_attempt(3000),
+        runtime=by_attempt(20),
     params:
         settings=chunk_settings,
         scenarios=chunk_scenarios,
@@ -39,8 +39,8 @@ rule steady_state:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(10),
     params:
         stage="steady_state",
         settings=gather_settings("steady_state"),
