@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 # Lines of findings that are printed: one changed file often breaks many links.
 MOST_SHOWN = 50
+# Files of another workflow that are named.
+MOST_NAMED = 10
 
 
 def main(path, root):
@@ -23,6 +25,10 @@ def main(path, root):
             log.info("%s: %d looked at, nothing wrong", check, found.passed[check])
         elif check in found.skipped:
             log.info("%s: not checked, since %s", check, found.skipped[check])
+    if found.foreign:
+        # No finding: a workflow may be changed before a study is run. But it runs where the unpacked archive is run.
+        shown = ", ".join(found.foreign[:MOST_NAMED]) + (", and others" if len(found.foreign) > MOST_NAMED else "")
+        log.warning("of the workflow in it %d files are not those of this one: %s", len(found.foreign), shown)
     if found.findings:
         lines = [str(finding) for finding in found.findings[:MOST_SHOWN]]
         if more := len(found.findings) - MOST_SHOWN:

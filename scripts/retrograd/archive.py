@@ -187,6 +187,11 @@ class Archive:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        # A pipe would be waited for, for ever.
+        if self.path.exists() and not self.path.is_file():
+            raise RetrogradError(
+                f"The archive {self.path} is no regular file, wanted a zip that `snakemake archive` made."
+            )
         try:
             self._file: IO[bytes] = open(self.path, "rb")  # noqa: SIM115
         except OSError as error:

@@ -36,7 +36,7 @@ from retrograd.gradients import GradientProblem, Scenarios, largest
 from retrograd.linalg import jitter
 from retrograd.origins import flat, setting_pairs
 from retrograd.results import spread
-from retrograd.runs import Side, labels_of, shapes
+from retrograd.runs import Side, labels_of, shapes, units_of
 from retrograd.schema import DYNAMICS_STATUS, STEADY_STATUS, VERDICTS
 from retrograd.solve_stage import simulate
 from retrograd.weights import evaluate
@@ -88,6 +88,10 @@ class Comparison:
         if options["gradient"]["seed"] != self.their_options["gradient"]["seed"]:
             # The random directions are others.
             self.wrt = [label for label in self.wrt if not label.startswith("network[")]
+        # Labels of what only one run has formed, and is not compared.
+        known = {*self.methods, *self.wrt}
+        either = dict.fromkeys(n for dim in ("method", "wrt") for ds in (mine, theirs) for n in labels_of(ds, dim))
+        self.left_out = [label for label in either if label not in known]
         self.good = {s: here.good(s) & there.good(s) for s in here.files if s != "gradients"}
         self.owner = np.arange(self.n)
         # The scenarios that are replayed. By name, arrays over all scenarios, NaN where there is no replay: what
@@ -243,7 +247,17 @@ class Comparison:
         return {
             "study.scenarios": told(where, len(mine | theirs), len(mine & theirs), where),
             "study.files": told(changed, files, files - len(changed), ", ".join(changed)),
+            "study.units": self._units(),
         }
+
+    def _units(self) -> Weighed:
+        """Returns whether the model's units are the same: of equal numbers, those in other units are others."""
+        mine, theirs = (units_of(side.files["dynamics"]) for side in (self.here, self.there))
+        apart = [
+            f"{name}: {mine.get(name)} here, {unit} there" for name, unit in theirs.items() if mine.get(name) != unit
+        ]
+        verdict = DIFFERENT if apart else IDENTICAL
+        return self._told(verdict, len(theirs), len(theirs) - len(apart), "; ".join(apart))
 
     def _models(self) -> dict[str, Weighed]:
         here, there = self.here, self.there

@@ -18,12 +18,21 @@ from retrograd.ensemble import starts
 from retrograd.runs import Side, shapes
 from retrograd.weights import with_arrays
 
-# Settings that a replay depends on beside the steps.
+# Settings that a replay depends on beside the steps, and those that ask for other results and change no step.
 _REPLAYED = ("formulation", "guard", "solver")
+_ASKED = ("gradient", "save_times")
+# Quantities over states.
+_OF_STATES = ("model.selftest", "steady_state.x_guess", "steady_state.x", "dynamics.x_start", "dynamics.x")
+# Where a solve or a search begins: what it is called, and the plug-in's member that says it.
+_BEGINNINGS = {
+    "steady_state.x_guess": ("first guesses of the steady state", "initial_guess"),
+    "dynamics.x_start": ("starts of the dynamics", "initial_state"),
+}
 # Quantities that are no results but what results are computed from.
 _COPIED = {
     "study.scenarios": "the scenarios",
     "study.files": "files and what they say of themselves",
+    "study.units": "units",
     "model.weights": "the network's weights",
     "steady_state.parameters": "parameters of the steady phase",
     "dynamics.parameters": "parameters of the dynamic phase",
@@ -44,14 +53,15 @@ def first_divergence(comparison: Comparison, found: Found) -> dict[str, Any]:
     worst = DIFFERENT if any(w.verdict == DIFFERENT for _, w in values) else None
     diverges = lambda code: code == worst if worst is not None else code not in (IDENTICAL, NOT_COMPARED)
     for stage in STAGES:
-        here = [w for name, w in values if name.split(".")[0] == stage and diverges(w.verdict)]
-        if not here:
+        named = [(name, w) for name, w in values if name.split(".")[0] == stage and diverges(w.verdict)]
+        if not named:
             continue
+        here, of_states = [w for _, w in named], [w for name, w in named if name in _OF_STATES]
         out["first_stage"] = stage
         scenarios = np.flatnonzero(np.any([[diverges(c) for c in w.scenario] for w in here], axis=0))
         if not len(scenarios):
             # Of the model itself: its self-test.
-            out["first_state"] = _state(comparison, diverges, [w.codes for w in here])
+            out["first_state"] = _state(comparison, diverges, [w.codes for w in of_states])
             return out
         row = int(scenarios[0])
         out["first_scenario"] = row
@@ -66,7 +76,7 @@ def first_divergence(comparison: Comparison, found: Found) -> dict[str, Any]:
                 out["first_time"] = float(comparison.there.records[row].step_time[step])
                 out["first_state"] = comparison.states[int(np.argmax(apart[at[0]]))]
                 return out
-        own = [w.codes[row] for w in here if len(w.codes) == comparison.n and diverges(int(w.scenario[row]))]
+        own = [w.codes[row] for w in of_states if diverges(int(w.scenario[row]))]
         out["first_state"] = _state(comparison, diverges, own)
         return out
     return out
@@ -75,12 +85,9 @@ def first_divergence(comparison: Comparison, found: Found) -> dict[str, Any]:
 def _state(comparison: Comparison, diverges: Callable[[int], bool], tables: Sequence[np.ndarray]) -> str:
     """Returns the first state that diverges in tables of codes (..., state), empty where there is none."""
     for codes in tables:
-        if codes.ndim and codes.shape[-1] == len(comparison.states):
-            apart = [
-                state for line in codes.reshape(-1, codes.shape[-1]) for state in np.flatnonzero(_are(diverges, line))
-            ]
-            if apart:
-                return comparison.states[apart[0]]
+        apart = [state for line in codes.reshape(-1, codes.shape[-1]) for state in np.flatnonzero(_are(diverges, line))]
+        if apart:
+            return comparison.states[apart[0]]
     return ""
 
 
@@ -96,7 +103,8 @@ def reason(comparison: Comparison, found: Found, items: Sequence[Mapping[str, An
     values = {key: w for key, w in counted(found).items() if not key[1].endswith(".settings")}
     verdicts = [w.verdict for w in values.values()]
     if all(v in (IDENTICAL, NOT_COMPARED) for v in verdicts):
-        return "no value differs"
+        left = f"; only one run has {', '.join(comparison.left_out)}" if comparison.left_out else ""
+        return f"no value differs{left}"
     names = lambda origin: [i["name"] for i in items if i["origin"] == origin]
     environment = names("environment")
     elsewhere = f"the environment ({', '.join(environment)})" if environment else ""
@@ -106,22 +114,61 @@ def reason(comparison: Comparison, found: Found, items: Sequence[Mapping[str, An
     parts = []
     if found_exchanged := exchanged(comparison):
         parts.append(found_exchanged)
-    parts += _copied(found)
-    apart = dict.fromkeys(key for stage in comparison.here.files for key in comparison.settings(stage)[1])
-    settings = [key for key in apart if key not in _REPLAYED]
+    copied = _copied(found)
+    begun = [] if copied else _begun(comparison, found, names("inputs"))
+    parts += [*copied, *begun]
+    replayed, asked, settings = _apart(comparison)
     computed = {key: w for key, w in values.items() if key[1] not in _COPIED}
     if DIFFERENT in [w.verdict for (kind, _), w in computed.items() if kind == "replayed"]:
         parts.append(_traced(comparison, names))
         parts += [f"settings differ: {', '.join(settings)}"] if settings else []
-    elif settings or DIFFERENT in [w.verdict for w in computed.values()]:
-        chosen = f"settings that choose them differ: {', '.join(settings)}" if settings else elsewhere
-        parts.append(
-            "on the reference's steps only rounding is left, so it is the choice of steps"
-            + (f": {chosen}" if chosen else "")
-        )
     else:
-        parts.append("no value that is computed differs by more than rounding or the choice of steps explain")
-    return "; ".join(filter(None, parts))
+        explained = bool(begun or asked) or "study.files" in [
+            n for (_, n), w in values.items() if w.verdict == DIFFERENT
+        ]
+        if settings or (DIFFERENT in [w.verdict for w in computed.values()] and not explained):
+            chosen = f"settings that choose them differ: {', '.join(settings)}" if settings else elsewhere
+            parts.append(
+                "on the reference's steps only rounding is left, so it is the choice of steps"
+                + (f": {chosen}" if chosen else "")
+            )
+        if replayed:
+            parts.append(
+                f"settings differ, which on the reference's steps changes rounding only: {', '.join(replayed)}"
+            )
+    if asked:
+        parts.append(f"other results were asked for: {', '.join(asked)}")
+    none = "no value that is computed differs by more than rounding or the choice of steps explain"
+    return "; ".join(filter(None, parts)) or none
+
+
+def _apart(comparison: Comparison) -> tuple[list[str], list[str], list[str]]:
+    """Returns the settings that differ: those of a replay, those that ask for other results, and all others."""
+    c = comparison
+    apart = dict.fromkeys(key for stage in c.here.files for key in c.settings(stage)[1])
+    rescued = any(np.any(s.of(stage, "rung")) for s in (c.here, c.there) for stage in s.files if stage != "gradients")
+    out: tuple[list[str], list[str], list[str]] = [], [], []
+    for key in apart:
+        first = key.removeprefix("find.").split(".")[0]
+        # A ladder that nobody went up changed nothing.
+        if first != "rescue" or rescued:
+            out[0 if first in _REPLAYED else 1 if first in _ASKED else 2].append(key)
+    return out
+
+
+def _begun(comparison: Comparison, found: Found, inputs: Sequence[str]) -> list[str]:
+    """Returns sentences on other starts and first guesses, where nothing that they are computed from is another one."""
+    out = []
+    for name, (words, said_by) in _BEGINNINGS.items():
+        w = found.get(("free", name))
+        # With a steady state the dynamics start from that.
+        follows = name == "dynamics.x_start" and "steady_state" in comparison.here.files
+        if w is None or w.verdict != DIFFERENT or follows:
+            continue
+        by = [f"the plug-in's {said_by}"] if "plugin" in inputs else []
+        by += ["columns x0:STATE of the scenario table"] if "scenarios" in inputs else []
+        out.append(f"{words} differ ({w.values['where']})" + (f": {' or '.join(by)}" if by else ""))
+    return out
 
 
 def _copied(found: Found) -> list[str]:

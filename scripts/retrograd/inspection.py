@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from retrograd.archive import CONFIG, MANIFEST, METADATA, Archive, Finding
-from retrograd.packing import attributes, broken_links, same_code, step_of
+from retrograd.packing import OWN, attributes, broken_links, is_source, other_source, step_of
 
 # What each check is called in the report, in order; a later one needs the ones before it.
-CHECKS = ("names", "bytes", "metadata", "results", "code", "config")
+CHECKS = ("names", "bytes", "metadata", "results", "code", "config", "summary")
 
 
 @dataclass
@@ -26,11 +26,13 @@ class Inspected:
 
     - `passed`: names of the checks that found nothing, and how many files they looked at.
     - `skipped`: names of checks that could not be made, and why.
+    - `foreign`: files of the workflow's source that are not those of the present one.
     """
 
     findings: list[Finding] = field(default_factory=list)
     passed: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    foreign: list[str] = field(default_factory=list)
 
 
 def inspect(path: str | os.PathLike[str], root: Path) -> Inspected:
@@ -129,31 +131,69 @@ def _look_inside(out: Inspected, there: Path, manifest: dict[str, str], root: Pa
             findings.append(Finding(name, f"was computed by code of digest {about['code_digest']}, not {code[rule]}"))
     if not _passed(out, "code", findings, len(said)):
         return
-    _settings(out, there, said, root)
+    out.foreign = other_source(there, root)
+    if _settings(out, there, manifest, said, root):
+        _summary(out, there, said, root)
 
 
-def _settings(out: Inspected, there: Path, said: dict[str, dict[str, Any]], root: Path) -> None:
-    """Checks that each result has the settings that the archive's config gives it."""
+def _same_code(there: Path, root: Path, name: str) -> bool:
+    # Of a module or script with all that it uses: what was added beside them changes nothing.
+    from retrograd.provenance import code_digest
+
+    return code_digest(there / "scripts" / name) == code_digest(root / "scripts" / name)
+
+
+def _summary(out: Inspected, there: Path, said: dict[str, dict[str, Any]], root: Path) -> None:
+    """Checks that the outcomes are what follows from the stages' files: nothing is computed from them, so nothing else
+    would show a change."""
+    from retrograd.plan import SCRIPTS
+    from retrograd.store import read
+    from retrograd.summary import summarize
+
+    (name,) = (name for name in said if name.endswith("/summary.nc"))
+    if not _same_code(there, root, SCRIPTS["summary"]):
+        out.skipped["summary"] = "outcomes follow from results only by the archive's own code, which is not the present"
+        return
+    try:
+        written = read(there / name, "summary")
+        again = summarize(str((there / name).parent), json.loads(written.attrs["retrograd_config"])["variants"])
+        apart = [str(n) for n in again.variables if not again[n].variable.equals(written[n].variable)]
+    except Exception as error:
+        out.findings.append(Finding(name, f"cannot be derived anew ({type(error).__name__}: {error})"))
+        return
+    _passed(out, "summary", [Finding(name, f"says another {n} than the stages' files") for n in apart], 1)
+
+
+def _settings(
+    out: Inspected, there: Path, manifest: dict[str, str], said: dict[str, dict[str, Any]], root: Path
+) -> bool:
+    """Checks that each result has the settings that the archive's config gives it, and that nothing was added."""
     from retrograd.plan import Plan
 
-    if not same_code(there, root):
-        out.skipped["config"] = "settings follow from a config only by the archive's own code, which is not the present"
-        return
+    if not _same_code(there, root, "retrograd/plan.py"):
+        for check in ("config", "summary"):
+            out.skipped[check] = "it follows from others only by the archive's own code, which is not the present"
+        return False
     try:
         with _inside(there):
             plan = Plan(yaml.safe_load(Path(CONFIG).read_text(encoding="utf-8")), Path())
             # Times have no settings of their own.
             wanted = dict.fromkeys(plan.result_files()) | plan.settings_of_results()
+            given, page = plan.user_files().values(), f"{plan.results}/report/index.html"
     except Exception as error:
         out.findings.append(Finding(CONFIG, f"does not describe a study that runs: {error}"))
-        return
-    findings = [Finding(name, "is a result of the config, but is not here") for name in wanted if name not in said]
+        return False
+    known = {*OWN, *given}
+    unknown = [n for n in manifest if n not in known and not n.startswith(f"{plan.results}/") and not is_source(n)]
+    findings = [Finding(name, "is neither the study's nor the workflow's: it was added") for name in unknown]
+    findings += [] if page in manifest else [Finding(page, "is the study's report, but is not here")]
+    findings += [Finding(name, "is a result of the config, but is not here") for name in wanted if name not in said]
     for name, about in said.items():
         if name not in wanted:
             findings.append(Finding(name, f"is no result of {CONFIG}"))
         elif (settings := wanted[name]) is not None and about["config"] != json.loads(settings):
             findings.append(Finding(name, f"was computed with other settings than {CONFIG} gives"))
-    _passed(out, "config", findings, len(said))
+    return _passed(out, "config", findings, len(said))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -39,10 +39,17 @@ def source(root: Path) -> dict[str, Path]:
     return {_MOVED.get(name, name): path for name, path in found.items() if _MOVED.get(name) not in found}
 
 
-def same_code(a: Path, b: Path) -> bool:
-    """Returns whether two folders hold the same scripts and modules of the workflow."""
-    code = lambda root: {n: file_facts(path) for n, path in source(root).items() if n.startswith("scripts/")}
-    return code(a) == code(b)
+def other_source(a: Path, b: Path) -> list[str]:
+    """Returns the workflow's files that two folders do not have alike, sorted; texts, which run nothing, left out."""
+    runs = lambda root: {n: path for n, path in source(root).items() if not n.endswith((".md", ".rst"))}
+    one, other = ({name: file_facts(path) for name, path in runs(root).items()} for root in (a, b))
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+
+
+def is_source(name: str) -> bool:
+    """Returns whether a file of an archive has the name of one of the workflow's own."""
+    path = PurePosixPath(name)
+    return any(len(path.parts) == pattern.count("/") + 1 and path.match(pattern) for pattern in SOURCE)
 
 
 def is_timing(file: str) -> bool:

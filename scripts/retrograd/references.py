@@ -61,7 +61,12 @@ def variants_of(path: str) -> list[str]:
         with Archive(path) as archive:
             found = [name.split("/") for name in archive.names if name.startswith("results/")]
         return sorted({parts[2] for parts in found if len(parts) == 4 and parts[3] == "gradients.nc"})
-    return sorted(file.parent.name for file in results_folder(path).glob("*/gradients.nc"))
+    found = sorted(file.parent.name for file in results_folder(path).glob("*/gradients.nc"))
+    if not found:
+        raise RetrogradError(
+            f"reference: {path} has no gradients.nc of any variant: the run is not finished, or cut short."
+        )
+    return found
 
 
 def unpacked(path: str, root: Path, digest: str) -> Path:

@@ -13,7 +13,7 @@ import yaml
 
 from retrograd.archive import CONFIG
 from retrograd.job import ONE_THREAD
-from retrograd.packing import attributes, same_code
+from retrograd.packing import attributes, other_source
 
 # Where studies are computed anew, each in a folder of its own, which is a working directory as any other.
 REPRODUCTIONS = Path("results", "reproductions")
@@ -33,8 +33,11 @@ def told(archived: Path, root: Path, present: Mapping[str, Any]) -> list[str]:
     keys = [key for key in there if key not in ("precision", "threads")]
     pairs = {key: [_text(side.get(key)) for side in (present, there)] for key in keys}
     out = [f"environment: {key} is {a} here, {b} in the archive" for key, (a, b) in pairs.items() if a != b]
-    if not same_code(archived, root):
-        out.append("code: Retrograd's own is not that of the archive; the present one computes")
+    if other := other_source(archived, root):
+        out.append(
+            f"code: {len(other)} of the workflow's files are not those of the archive, such as {other[0]}; the present "
+            "ones compute"
+        )
     return out or ["environment and code are those of the archive"]
 
 

@@ -80,6 +80,17 @@ def labels_of(ds: xr.Dataset, dim: str) -> list[str]:
     return store.labels(ds, dim) if f"{dim}_name" in ds.coords else []
 
 
+def units_of(ds: xr.Dataset) -> dict[str, str]:
+    """Returns the units of time, and of each state and parameter, by what they are of, from the dynamics' file."""
+    out = {"time": str(ds["model_time"].attrs["units"])}
+    for dim, name in (("state", "x"), ("parameter", "k")):
+        labels = labels_of(ds, dim)
+        each = f"{dim}_units"
+        units = ds[each].values if each in ds.coords else [ds[name].attrs.get("units", "")] * len(labels)
+        out |= {f"{dim} {label}": str(unit) for label, unit in zip(labels, units, strict=True)}
+    return out
+
+
 def read_run(folder: Path, variant: str, stages: Sequence[str]) -> Run:
     """Returns a run's files of a variant; raises RetrogradError where one is missing or is not what it should be."""
     paths = {stage: folder / variant / f"{stage}.nc" for stage in stages}
@@ -87,14 +98,25 @@ def read_run(folder: Path, variant: str, stages: Sequence[str]) -> Run:
         raise RetrogradError(
             f"found no {', no '.join(missing)}: the run is not finished, or it is one of another model."
         )
+    named = {"model.nc": folder / "model.nc"} | {f"{stage}.nc": path for stage, path in paths.items()}
+    said = {name: _said(path) for name, path in named.items()}
     with xr.open_datatree(folder / "model.nc", engine="netcdf4", decode_times=False) as tree:
         tree.load()
         root = tree.to_dataset()
         group = tree["/weights"].to_dataset() if "weights" in tree.children else xr.Dataset()
     weights = {str(v.attrs["path"]): v.values.astype(v.attrs["dtype"]) for v in group.data_vars.values()}
-    named = {"model.nc": folder / "model.nc"} | {f"{stage}.nc": path for stage, path in paths.items()}
-    said = {name: attributes(path) | {"content": store.content_digest_of(path)} for name, path in named.items()}
     return Run({stage: store.read(path, stage) for stage, path in paths.items()}, root, weights, said)
+
+
+def _said(path: Path) -> dict[str, Any]:
+    try:
+        return attributes(path) | {"content": store.content_digest_of(path)}
+    except Exception as error:
+        # Of a damaged file netCDF4 and xarray raise what they happen to stumble over.
+        raise RetrogradError(
+            f"{path} cannot be read as a result ({type(error).__name__}: {error}): it was damaged or cut short. Get "
+            "that run's files again, or compute it anew."
+        ) from error
 
 
 def both_sides(here: Run, there: Run) -> tuple[Side, Side]:

@@ -24,7 +24,9 @@ from urllib3 import HTTPResponse
 
 from retrograd import archive, packing
 from retrograd.archive import CONFIG, MANIFEST, METADATA, Archive
+from retrograd.errors import RetrogradError
 from retrograd.inspection import CHECKS, inspect
+from retrograd.packing import other_source
 from retrograd.plan import Plan
 
 pytestmark = pytest.mark.e2e
@@ -168,6 +170,20 @@ def test_verify_without_an_archive_says_what_it_wants(archived):
     assert "Traceback" not in run.stdout
 
 
+def test_verify_does_not_wait_for_a_pipe(archived, tmp_path):
+    os.mkfifo(tmp_path / "pipe.zip")
+    with pytest.raises(RetrogradError, match="is no regular file, wanted a zip that `snakemake archive` made"):
+        inspect(tmp_path / "pipe.zip", pipeline.ROOT)
+
+
+def test_another_workflow_in_an_archive_is_told(unpacked, tmp_path):
+    folder = shutil.copytree(unpacked, tmp_path / "there")
+    (folder / "Snakefile").write_text((folder / "Snakefile").read_text() + "\n# changed\n")
+    (folder / "workflow/rules/local.smk").unlink()
+    assert other_source(folder, unpacked) == ["Snakefile", "workflow/rules/local.smk"]
+    assert other_source(unpacked, pipeline.ROOT) == []
+
+
 # -- somebody who repairs manifest and metadata behind a change -----------------------------------------------
 
 
@@ -182,6 +198,20 @@ def set_value_and_digest(path: Path) -> None:
     set_value(path)
     with netCDF4.Dataset(path, "r+") as ds:
         ds.setncattr("retrograd_content_sha256", content_digest_of(path))
+
+
+def claim_success(path: Path) -> None:
+    from retrograd.store import content_digest_of
+
+    with netCDF4.Dataset(path, "r+") as ds:
+        ds["num_accepted"][:] = ds["num_accepted"][:] + 1
+    with netCDF4.Dataset(path, "r+") as ds:
+        ds.setncattr("retrograd_content_sha256", content_digest_of(path))
+
+
+def other_config_beside_new_script(path: Path) -> None:
+    replace("1.0e-06", "1.0e-05")(path)
+    (path.parents[1] / "scripts/added.py").write_text("")
 
 
 def replace(old: str, new: str) -> Callable[[Path], None]:
@@ -251,6 +281,10 @@ TIMES = "results/tiny/timings/gradients/0/0.nc"
         ("results/tiny/timings/x.nc", copy_of(GRADIENTS), "code", {"results/tiny/timings/x.nc"}),
         (TIMES, copy_of(GRADIENTS), "config", {TIMES}),
         ("scripts/retrograd/replay.py", lambda p: p.write_text("("), "code", {GRADIENTS}),
+        (CONFIG, other_config_beside_new_script, "config", {DYNAMICS, GRADIENTS}),
+        ("added.txt", lambda p: p.write_text(""), "config", {"added.txt"}),
+        # Nothing follows from the summary but the page.
+        ("results/tiny/summary.nc", claim_success, "summary", {"results/tiny/summary.nc"}),
     ],
 )
 def test_a_change_that_manifest_and_metadata_follow_breaks_the_chain(file, change, check, named, unpacked, tmp_path):

@@ -132,6 +132,66 @@ def test_a_changed_line_of_the_vector_field_is_found_and_named(repository: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("study", "old", "new", "first", "reason"),
+    [
+        ("unit", '"T": "K"}', '"T": "degC"}', "study", "units differ (state T: degC here, K there)"),
+        (
+            "guess",
+            "jnp.array([1.0, 300.0])",
+            "jnp.array([1.001, 300.0])",
+            "steady_state",
+            "first guesses of the steady state differ (mild, a): the plug-in's initial_guess",
+        ),
+    ],
+)
+def test_what_only_the_plugin_says_is_found_and_named(repository: Path, study, old, new, first, reason):
+    plugin = (repository / "models/tiny.py").read_text()
+    assert old in plugin
+    (repository / f"models/{study}.py").write_text(plugin.replace(old, new))
+    run = compare(repository, study, CONFIG.replace("models/tiny.py", f"models/{study}.py"))
+    assert run.returncode != 0
+    ds = found(repository, study)
+    assert str(ds["first_stage"].values[0]) == first
+    assert reason in str(ds["reason"].values[0])
+    assert "choice of steps" not in str(ds["reason"].values[0])
+
+
+@pytest.mark.slow
+def test_another_formulation_and_other_directions_are_named(repository: Path):
+    plugin = (repository / "models/tiny.py").read_text()
+    other = (
+        '    formulations = {"stable": "vector_field", "other": "other_field"}\n\n'
+        "    def other_field(self, t, x, k):\n"
+        "        level = self.network(x[1:])[0]\n"
+        '        first = k["fast"] * level - k["fast"] * x[0]\n'
+        '        return jnp.stack([first, k["slow"] * k["inflow"] - k["slow"] * x[1]])\n\n'
+    )
+    (repository / "models/formulation.py").write_text(plugin.replace("    @classmethod", f"{other}    @classmethod"))
+    config = CONFIG.replace("models/tiny.py", "models/formulation.py").replace(
+        "formulation: stable", "formulation: other"
+    )
+    run = compare(repository, "formulation", config.replace("seed: 0", "seed: 1"))
+    assert run.returncode != 0
+    reason = str(found(repository, "formulation")["reason"].values[0])
+    assert "formulation" in reason
+    assert "other results were asked for: gradient.seed" in reason
+
+
+@pytest.mark.slow
+def test_a_damaged_reference_is_told(repository: Path):
+    shutil.copytree(repository / "results/tiny", repository / "results/damaged")
+    path = repository / "results/damaged/own/dynamics.nc"
+    path.write_bytes(path.read_bytes()[:9000])
+    run = snakemake(repository, "compare", "--configfile", "tiny.yaml", "--config", "reference=results/damaged")
+    assert run.returncode != 0
+    assert "dynamics.nc cannot be read as a result" in run.stdout and "Traceback" not in run.stdout
+    (repository / "results/damaged/own/gradients.nc").unlink()
+    run = snakemake(repository, "compare", "--configfile", "tiny.yaml", "--config", "reference=results/damaged")
+    assert "results/damaged has no gradients.nc of any variant" in run.stdout and "Traceback" not in run.stdout
+
+
+@pytest.mark.slow
 def test_a_changed_value_in_a_file_is_found_and_named(repository: Path):
     shutil.copytree(repository / "results/tiny", repository / "results/copied")
     path = repository / "results/copied/own/dynamics.nc"
