@@ -21,6 +21,7 @@ import optimistix as optx
 from retrograd.api import Model
 from retrograd.batches import LANES, float_type
 from retrograd.plugins import Field
+from retrograd.rosenbrock import Rodas5P
 from retrograd.runge_kutta import RungeKutta
 from retrograd.schema import DYNAMICS_STATUS
 
@@ -75,7 +76,9 @@ class SegmentedController(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
 
 
 def make_solver(options: Mapping[str, Any]) -> Any:
-    """Returns the diffrax solver of a variant, with its inner nonlinear solve."""
+    """Returns the diffrax solver of a variant, with its inner nonlinear solve if it has one."""
+    if options["solver"] == "Rodas5P":
+        return Rodas5P()
     cls = getattr(diffrax, options["solver"])
     if not cls.tableau.implicit:
         return cls()
@@ -88,7 +91,7 @@ def make_solver(options: Mapping[str, Any]) -> Any:
 
 def uses_own_step(options: Mapping[str, Any]) -> bool:
     """Returns whether a variant's steps are ours (`runge_kutta.py`) and not diffrax's."""
-    return getattr(diffrax, options["solver"]).tableau.implicit and options["nonlinear"]["method"] == "newton"
+    return make_solver(options).tableau.implicit and options["nonlinear"]["method"] == "newton"
 
 
 def longest_steps(options: Mapping[str, Any]) -> tuple[list[float], list[float]]:
@@ -195,6 +198,17 @@ class Integrator:
         term = diffrax.ODETerm(rate)
         order = solver.error_order(term)
 
+        def state_at(model, t0, t1, x, k):
+            # What the solver carries from step to step.
+            if own:
+                return rate(t0, x, (model, k))
+            state = solver.init(term, t0, t1, x, (model, k))
+            if state is None or isinstance(solver, Rodas5P):
+                return state
+            # diffrax evaluates the first stage of every lane anew while *any* lane is at its first step, so
+            # that one scenario changes the rounding of its neighbours. Given here, it never does.
+            return (jnp.zeros((), bool), rate(t0, x, (model, k)))
+
         def start(model, x, k):
             t0 = jnp.zeros((), self.dtype)
             args = (model, k)
@@ -202,13 +216,7 @@ class Integrator:
             t1, controller_state = controller.init(term, t0, stop, x, first, args, solver.func, order)
             t1 = jnp.minimum(t1, stop)
             first_rate = rate(t0, x, args)
-            state = solver.init(term, t0, t1, x, args)
-            if own:
-                state = first_rate
-            elif state is not None:
-                # diffrax evaluates the first stage of every lane anew while *any* lane is at its first step, so
-                # that one scenario changes the rounding of its neighbours. Given here, it never does.
-                state = (jnp.zeros((), bool), first_rate)
+            state = state_at(model, t0, t1, x, k)
             usable = jnp.isfinite(t1) & jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(first_rate))
             status = jnp.where(usable, -1, NONFINITE)
             zero = jnp.zeros((), jnp.int32)
@@ -291,7 +299,7 @@ class Integrator:
 
         self._model = model
         # Of one lane, for whoever wants to look at single attempts.
-        self.start, self.attempt, self.step = start, attempt, step
+        self.start, self.attempt, self.step, self.state_at = start, attempt, step, state_at
         self._start = eqx.filter_jit(lambda model, x, k: jax.vmap(lambda x, k: start(model, x, k))(x, k))
         self._refill = eqx.filter_jit(refill)
         self._block = eqx.filter_jit(block)

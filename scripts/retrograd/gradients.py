@@ -19,7 +19,8 @@ from retrograd.context import Chunk
 from retrograd.differences import FURTHER, NOISE_PAIRS, WIDTHS, Samples, coarse, estimate, widths
 from retrograd.dynamics import SUCCESSFUL, Record, save_index
 from retrograd.plugins import Field, member
-from retrograd.replay import Linearised, Replayer
+from retrograd.replay import Linearised
+from retrograd.rosenbrock_replay import make_replayer
 from retrograd.starts import InitialState
 from retrograd.steady import SteadyProblem
 from retrograd.store import ragged
@@ -84,7 +85,7 @@ class GradientProblem:
         self.n = len(cls.states)
         self.dtype = float_type()
         self.times = np.asarray(save_times, self.dtype)
-        self.replayer = Replayer(field, options, self.n)
+        self.replayer = make_replayer(field, options, self.n)
         self.weights = n_weights(model)
         gradient = options["gradient"]
         self.methods = list(gradient["methods"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,34 +13,54 @@ import numpy as np
 UNROLL = 6
 
 
-def solve(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns x of a x = b by Gaussian elimination with row scaling and partial pivoting.
+def eliminated(a: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """Returns b -> x of a x = b, by Gaussian elimination with row scaling and partial pivoting, done once for all b.
 
-    - `a`: shape (..., n, n).
-    - `b`: shape (..., n).
+    - `a`: shape (..., n, n); b and x have shape (..., n).
 
     A singular matrix gives inf or NaN in its own row of the batch only.
     """
     n = a.shape[-1]
-    system = jnp.concatenate([a, b[..., None]], axis=-1)
     # Scaled rows keep the pivot choice meaningful where rates of e^20 and e^-5 stand in one matrix.
-    scale = jnp.max(jnp.abs(a), axis=-1, keepdims=True)
-    system = system / jnp.where(scale > 0, scale, 1)
+    scale = jnp.max(jnp.abs(a), axis=-1)
+    scale = jnp.where(scale > 0, scale, 1)
+    scaled = a / scale[..., None]
     if n > UNROLL:
-        return jnp.linalg.solve(system[..., :n], system[..., n:])[..., 0]
-    rows = [system[..., i, :] for i in range(n)]
+        parts = jax.scipy.linalg.lu_factor(scaled)
+        return lambda b: jax.scipy.linalg.lu_solve(parts, (b / scale)[..., None])[..., 0]
+    rows = [scaled[..., i, :] for i in range(n)]
+    swaps, factors = {}, {}
     for c in range(n):
         for r in range(c + 1, n):
-            swap = (jnp.abs(rows[r][..., c]) > jnp.abs(rows[c][..., c]))[..., None]
+            swaps[c, r] = jnp.abs(rows[r][..., c]) > jnp.abs(rows[c][..., c])
+            swap = swaps[c, r][..., None]
             rows[c], rows[r] = jnp.where(swap, rows[r], rows[c]), jnp.where(swap, rows[c], rows[r])
         pivot = rows[c] / rows[c][..., c : c + 1]
         for r in range(c + 1, n):
+            factors[c, r] = rows[r][..., c]
             rows[r] = rows[r] - rows[r][..., c : c + 1] * pivot
-    x: list[jax.Array] = [jnp.zeros(())] * n
-    for c in reversed(range(n)):
-        known = sum((rows[c][..., j] * x[j] for j in range(c + 1, n)), start=jnp.zeros((), a.dtype))
-        x[c] = (rows[c][..., n] - known) / rows[c][..., c]
-    return jnp.stack(x, axis=-1)
+
+    def solve(b: jax.Array) -> jax.Array:
+        right = [(b / scale)[..., i] for i in range(n)]
+        for c in range(n):
+            for r in range(c + 1, n):
+                swap = swaps[c, r]
+                right[c], right[r] = jnp.where(swap, right[r], right[c]), jnp.where(swap, right[c], right[r])
+            pivot = right[c] / rows[c][..., c]
+            for r in range(c + 1, n):
+                right[r] = right[r] - factors[c, r] * pivot
+        x: list[jax.Array] = [jnp.zeros(())] * n
+        for c in reversed(range(n)):
+            known = sum((rows[c][..., j] * x[j] for j in range(c + 1, n)), start=jnp.zeros((), a.dtype))
+            x[c] = (right[c] - known) / rows[c][..., c]
+        return jnp.stack(x, axis=-1)
+
+    return solve
+
+
+def solve(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns x of a x = b, as `eliminated` does; `a`: shape (..., n, n), `b`: shape (..., n)."""
+    return eliminated(a)(b)
 
 
 def orthonormal(matrix: np.ndarray, rank: int) -> np.ndarray:

@@ -34,7 +34,7 @@ from retrograd.api import Model
 from retrograd.batches import LANES, batched, float_type
 from retrograd.linalg import jitter, solve
 from retrograd.plugins import Field
-from retrograd.runge_kutta import RungeKutta
+from retrograd.runge_kutta import RungeKutta, stage_times
 from retrograd.weights import flatten, unflatten
 
 BLOCK = 32
@@ -75,10 +75,9 @@ class Replayer:
         """
         self.n = n
         self.dtype = float_type()
-        atol = float(options["controller"]["atol"])
-        self._step = RungeKutta(field, options["solver"], atol, n, self.dtype, NEWTON_STEPS)
-        self.tableau = self._step.tableau
         self._field = field
+        self._step = self.make_step(options)
+        self.tableau = self._step.tableau
         self._first_rate = eqx.filter_jit(
             jax.vmap(lambda model, x, k: field(model, jnp.zeros((), self.dtype), x, k), in_axes=(None, 0, 0))
         )
@@ -89,6 +88,11 @@ class Replayer:
         self._backward = eqx.filter_jit(self._backward_block)
         self._tangent = eqx.filter_jit(self._tangent_block)
         self._inverse = eqx.filter_jit(self._inverse_block)
+
+    def make_step(self, options: Mapping[str, Any]) -> Any:
+        """Returns the step that is replayed."""
+        atol = float(options["controller"]["atol"])
+        return RungeKutta(self._field, options["solver"], atol, self.n, self.dtype, NEWTON_STEPS)
 
     # -- compiled blocks ------------------------------------------------------------------------------
 
@@ -104,7 +108,7 @@ class Replayer:
         ha = (t1 - t0)[..., None] * diagonal
         over_stages = jax.vmap(one, in_axes=(0, 0, 0, None))
         over_lanes = jax.vmap(over_stages)
-        return jax.vmap(over_lanes, in_axes=(0, 0, 0, None))(self._step.times(t0, t1), stages, ha, k)
+        return jax.vmap(over_lanes, in_axes=(0, 0, 0, None))(stage_times(self.tableau.c, t0, t1), stages, ha, k)
 
     def _forward_block(self, model, weights, t0, t1, x, rate, k, guess, changes, inverses=None):
         # weights: (model, weight), of which each has its share of the lanes, or None: the model's own for all.
@@ -138,7 +142,7 @@ class Replayer:
 
         over_lanes = jax.vmap(jax.vmap(jacobian, in_axes=(0, 0, None)))
         # Step by step: what the field makes of a whole block does not fit the processor's caches.
-        return jax.lax.map(lambda at: over_lanes(at[0], at[1], k), (self._step.times(t0, t1), stages)) * (1 + jitter)
+        return jax.lax.map(lambda at: over_lanes(at[0], at[1], k), (stage_times(self.tableau.c, t0, t1), stages)) * (1 + jitter)
 
     def _sources_block(self, model, direction, t0, t1, k, dk, stages):
         # Derivatives of the rates by weights and parameters in each direction: (step, lane, stage, dir, state).
@@ -149,10 +153,10 @@ class Replayer:
             return jax.vmap(lambda dw, dk: jax.jvp(moved, (weights, k), (dw, dk))[1])(direction, dk)
 
         over_lanes = jax.vmap(jax.vmap(source, in_axes=(0, 0, None)))
-        return jax.vmap(over_lanes, in_axes=(0, 0, None))(self._step.times(t0, t1), stages, k)
+        return jax.vmap(over_lanes, in_axes=(0, 0, None))(stage_times(self.tableau.c, t0, t1), stages, k)
 
-    def _backward_block(self, h, jacobians, injected, lam):
-        # h: (step, lane); injected: (step, lane, state), the loss's cotangent of each step's end; lam: (lane, state).
+    def _backward_block(self, model, t0, t1, k, stages, jacobians, injected, lam):
+        # t0, t1: (step, lane); injected: (step, lane, state), the loss's cotangent of each step's end; lam: (lane, state).
         # Returns lam at the start of the block, and phi: (step, lane, stage, state).
         tab = self.tableau
         a, b = jnp.asarray(tab.a, WALK), jnp.asarray(tab.b, WALK)
@@ -181,11 +185,11 @@ class Replayer:
             eta, phi = jax.lax.scan(stage, zeros, jnp.arange(tab.stages), reverse=True)
             return lam + jnp.sum(eta, axis=0), jnp.swapaxes(phi, 0, 1)
 
-        return jax.lax.scan(step, lam, (h, jacobians, injected), reverse=True)
+        return jax.lax.scan(step, lam, (t1 - t0, jacobians, injected), reverse=True)
 
     def _paired_block(self, model, t0, t1, k, stages, phi, grad_k, grad_model):
         # phi: (step, lane, stage, state), the cotangents of the rates.
-        times = self._step.times(t0, t1)
+        times = stage_times(self.tableau.c, t0, t1)
         weights, static = eqx.partition(model, eqx.is_inexact_array)
 
         def paired(weights, k, times, stages, phi):
@@ -202,7 +206,7 @@ class Replayer:
 
         return jax.lax.scan(add, (grad_k, grad_model), (times, stages, phi))[0]
 
-    def _tangent_block(self, h, jacobians, sources, dx):
+    def _tangent_block(self, model, t0, t1, k, stages, jacobians, sources, dx):
         # dx: (lane, dir, state). Returns dx at the end, and at each step's end: (step, lane, dir, state).
         tab = self.tableau
         a, b = jnp.asarray(tab.a, WALK), jnp.asarray(tab.b, WALK)
@@ -228,7 +232,7 @@ class Replayer:
             end = jnp.where(h == 0, dx, dx + h * jnp.einsum("j,jldn->ldn", b, rates))
             return end, end
 
-        return jax.lax.scan(step, dx, (h, jacobians, sources))
+        return jax.lax.scan(step, dx, (t1 - t0, jacobians, sources))
 
     # -- host side ------------------------------------------------------------------------------------
 
@@ -269,10 +273,9 @@ class Replayer:
 
         A lane whose item has come to its end takes up the next one at the next block, the longest first.
         """
-        s = self.tableau.stages
         lengths = near.lengths[owner]
         ends = [np.zeros((n, self.n)) for n in lengths]
-        kept = [np.zeros((n if keep_stages else 0, s, self.n)) for n in lengths]
+        kept = [np.zeros((n if keep_stages else 0, self._step.kept, self.n)) for n in lengths]
         models = 1 if weights is None else len(weights)
         of = np.zeros(len(owner), int) if of is None else of
         waiting: list[list[int]] = [[] for _ in range(models)]
@@ -342,7 +345,7 @@ class Replayer:
         Results: lists of arrays (step, state) and (step, stage, state).
         """
         t0, t1 = self._times(steps)
-        unknown = np.broadcast_to(np.asarray(np.nan, self.dtype), (*t0.shape, self.tableau.stages, self.n))
+        unknown = np.broadcast_to(np.asarray(np.nan, self.dtype), (*t0.shape, self._step.guesses, self.n))
         near = Linearised(np.array([len(v) for v in steps], int), t0, t1, unknown, None)
         return self._walk(model, x_start, k, np.arange(len(steps)), near, None, True)
 
@@ -352,11 +355,13 @@ class Replayer:
         """Returns what `perturbed` starts from; arguments as `backward` takes them."""
         lengths = np.array([len(v) for v in steps], int)
         t0, t1 = self._times(steps)
-        y = np.zeros((*t0.shape, self.tableau.stages, self.n), self.dtype)
+        y = np.zeros((*t0.shape, self._step.guesses, self.n), self.dtype)
+        out = Linearised(lengths, t0, t1, y, None)
+        if not self._step.guesses:
+            return out
         for i, rows in enumerate(stages):
             y[: lengths[i], i] = rows
-        out = Linearised(lengths, t0, t1, y, None)
-        if not self.tableau.implicit or y.nbytes * self.n > LINEARISED_BYTES:
+        if y.nbytes * self.n > LINEARISED_BYTES:
             return out
         out.inverses = np.zeros((*y.shape, self.n), self.dtype)
         for lanes in self._batches(lengths):
@@ -446,7 +451,7 @@ class Replayer:
                 jacobians = self._jacobians(model, begins, stops, kk, y, matrices)
                 sources = self._sources(model, dweights, begins, stops, kk, dk, y)
                 with jax.enable_x64(True):
-                    moved, ends = self._tangent(stops - begins, jacobians, sources, moved)
+                    moved, ends = self._tangent(model, begins, stops, kk, y, jacobians, sources, moved)
                 for lane, item in enumerate(lanes):
                     rows = out[item][part]
                     rows[:] = np.asarray(ends)[: len(rows), lane]
@@ -454,7 +459,7 @@ class Replayer:
 
     def _stacked(self, lanes: np.ndarray, stages: Sequence[np.ndarray], part: slice) -> np.ndarray:
         # Of one block, (step, lane, stage, state); behind a lane's last step its last stages, so that all is finite.
-        out = np.zeros((BLOCK, len(lanes), self.tableau.stages, self.n), self.dtype)
+        out = np.zeros((BLOCK, len(lanes), self._step.kept, self.n), self.dtype)
         for lane, item in enumerate(lanes):
             if len(stages[item]):
                 row = np.minimum(np.arange(part.start, part.stop), len(stages[item]) - 1)
@@ -507,8 +512,9 @@ class Replayer:
                 begins, stops = t0[part, full], t1[part, full]
                 jacobians = self._jacobians(model, begins, stops, kk, y, matrices)
                 with jax.enable_x64(True):
-                    lam, phi = self._backward(stops - begins, jacobians, inject[part], lam)
-                gk, gw = self._paired(model, begins, stops, kk, y, np.asarray(phi, self.dtype), gk, gw)
+                    lam, phi = self._backward(model, begins, stops, kk, y, jacobians, inject[part], lam)
+                phi = jax.tree_util.tree_map(lambda v: np.asarray(v, self.dtype), phi)
+                gk, gw = self._paired(model, begins, stops, kk, y, phi, gk, gw)
             out_x[lanes] = np.asarray(lam)[: len(lanes)]
             out_k[lanes] = np.asarray(gk)[: len(lanes)]
             out_w[lanes] = np.asarray(gw)[: len(lanes)]

@@ -47,9 +47,17 @@ class Tableau:
         self.b_error = np.asarray(t.b_error, float)
         self.c = np.concatenate([[0.0 if t.c1 is None else t.c1], t.c])
         self.implicit = bool(t.implicit)
+        self.explicit = not self.implicit
         self.stiffly_accurate = bool(np.array_equal(self.b, self.a[-1]))
         if self.implicit and not (self.stiffly_accurate and self.a[0, 0] == 0 and self.c[-1] == 1):
             raise ValueError(f"{solver_name}: wanted an explicit first stage, and a last one that is the result.")
+
+
+def stage_times(c: np.ndarray, t0: jax.Array, t1: jax.Array) -> jax.Array:
+    """Returns the times of stages at the shares c, (stage,), of steps from t0 to t1, shape (..., stage)."""
+    c_ = jnp.asarray(c, t0.dtype)
+    # The end itself, not t0 + (t1 - t0), which may differ from it by an ulp.
+    return jnp.where(c_ == 1, t1[..., None], t0[..., None] + c_ * (t1 - t0)[..., None])
 
 
 @dataclass
@@ -80,12 +88,9 @@ class RungeKutta:
         self.field = field
         self._floor = atol
         self._newton_steps = newton_steps
-
-    def times(self, t0: jax.Array, t1: jax.Array) -> jax.Array:
-        """Returns the stages' times, shape (..., stage)."""
-        c = jnp.asarray(self.tableau.c, self.dtype)
-        # The end itself, not t0 + (t1 - t0), which may differ from it by an ulp.
-        return jnp.where(c == 1, t1[..., None], t0[..., None] + c * (t1 - t0)[..., None])
+        # Rows of `Step.stages`, and how many of them a neighbouring step begins from.
+        self.kept = self.tableau.stages
+        self.guesses = self.kept if self.tableau.implicit else 0
 
     def __call__(
         self,
@@ -113,7 +118,7 @@ class RungeKutta:
         return Step(jnp.where(still, x, out.x), jnp.where(still, rate, out.rate), out.error, out.stages)
 
     def _explicit(self, model, t0, t1, x, rate, k, guess, inverse) -> Step:
-        tab, h, times = self.tableau, t1 - t0, self.times(t0, t1)
+        tab, h, times = self.tableau, t1 - t0, stage_times(self.tableau.c, t0, t1)
         a, b = jnp.asarray(tab.a, self.dtype), jnp.asarray(tab.b, self.dtype)
 
         def stage(carry, i):
@@ -128,7 +133,7 @@ class RungeKutta:
         return Step(end, last, h * (jnp.asarray(tab.b_error, self.dtype) @ rates), stages)
 
     def _implicit(self, model, t0, t1, x, rate, k, guess, inverse) -> Step:
-        tab, h, times = self.tableau, t1 - t0, self.times(t0, t1)
+        tab, h, times = self.tableau, t1 - t0, stage_times(self.tableau.c, t0, t1)
         a, predictor = jnp.asarray(tab.a, self.dtype), jnp.asarray(tab.predictor, self.dtype)
 
         def stage(carry, i):

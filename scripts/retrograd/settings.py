@@ -27,7 +27,8 @@ BENCHMARK_METHODS = ("replay", "forward", "fd", "checkpoint", "checkpoint_newton
 PEERS = ("retrograd", "diffrax", "diffrax_newton", "diffrax_loop", "casadi", "scipy")
 _IMPLICIT_SOLVERS = ("Kvaerno3", "Kvaerno4", "Kvaerno5")
 _EXPLICIT_SOLVERS = ("Tsit5", "Dopri5", "Dopri8", "Bosh3", "Heun", "Midpoint", "Ralston")
-SOLVERS = (*_IMPLICIT_SOLVERS, *_EXPLICIT_SOLVERS)
+# Those of diffrax, and one of ours.
+SOLVERS = (*_IMPLICIT_SOLVERS, "Rodas5P", *_EXPLICIT_SOLVERS)
 
 _SPLIT_SOLVERS = "KenCarp3 KenCarp4 KenCarp5 Sil3"
 _OTHER_SOLVERS = (
@@ -295,7 +296,7 @@ class Variant(Part):
     )
     steady_state: SteadyState = Field(default=SteadyState(), description="search for the steady state")
     solver: Annotated[str, choice(SOLVERS, _REFUSED_SOLVERS)] = Field(
-        default="Kvaerno5", description=f"a diffrax solver: {', '.join(SOLVERS)}"
+        default="Kvaerno5", description=f"a diffrax solver, or our Rodas5P: {', '.join(SOLVERS)}"
     )
     nonlinear: Nonlinear = Field(default=Nonlinear(), description="inner solve of implicit steps")
     controller: Controller = Field(default=Controller(), description="step-size controller")

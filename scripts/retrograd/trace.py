@@ -108,8 +108,7 @@ class SingleSteps:
         def between(model, t0, t1, x, k):
             lane = eqx.tree_at(lambda s: (s.t0, s.t1), integrator.start(model, x, k), (t0, t1))
             if lane.solver_state is not None:
-                rate = field(model, t0, x, k)
-                state = rate if integrator.step is not None else (lane.solver_state[0], rate)
+                state = integrator.state_at(model, t0, t1, x, k)
                 lane = eqx.tree_at(lambda s: s.solver_state, lane, state)
             return advance(model, lane)[1]
 
