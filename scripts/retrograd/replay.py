@@ -37,7 +37,7 @@ from retrograd.plugins import Field
 from retrograd.runge_kutta import RungeKutta, stage_times
 from retrograd.weights import flatten, unflatten
 
-BLOCK = 32
+BLOCK = 16
 # Most lanes of a walk over many items. Results of a lane do not depend on it (see batches.py).
 WIDE = 256
 # Newton on a stage; from the recorded stages it takes 1 to 3 iterations, from a predictor rarely more than 10.
@@ -94,6 +94,10 @@ class Replayer:
         atol = float(options["controller"]["atol"])
         return RungeKutta(self._field, options["solver"], atol, self.n, self.dtype, NEWTON_STEPS)
 
+    def _points(self, t0, t1, stages):
+        # Times and arguments of the stages' rates, (..., stage) and (..., stage, state).
+        return stage_times(self.tableau.c, t0, t1), stages
+
     # -- compiled blocks ------------------------------------------------------------------------------
 
     def _inverse_block(self, model, t0, t1, k, stages):
@@ -142,7 +146,7 @@ class Replayer:
 
         over_lanes = jax.vmap(jax.vmap(jacobian, in_axes=(0, 0, None)))
         # Step by step: what the field makes of a whole block does not fit the processor's caches.
-        return jax.lax.map(lambda at: over_lanes(at[0], at[1], k), (stage_times(self.tableau.c, t0, t1), stages)) * (1 + jitter)
+        return jax.lax.map(lambda at: over_lanes(*at, k), self._points(t0, t1, stages)) * (1 + jitter)
 
     def _sources_block(self, model, direction, t0, t1, k, dk, stages):
         # Derivatives of the rates by weights and parameters in each direction: (step, lane, stage, dir, state).
@@ -155,9 +159,10 @@ class Replayer:
         over_lanes = jax.vmap(jax.vmap(source, in_axes=(0, 0, None)))
         return jax.vmap(over_lanes, in_axes=(0, 0, None))(stage_times(self.tableau.c, t0, t1), stages, k)
 
-    def _backward_block(self, model, t0, t1, k, stages, jacobians, injected, lam):
+    def _backward_block(self, model, t0, t1, k, stages, jacobians, injected, lam, grad_k, grad_model):
         # t0, t1: (step, lane); injected: (step, lane, state), the loss's cotangent of each step's end; lam: (lane, state).
-        # Returns lam at the start of the block, and phi: (step, lane, stage, state).
+        # Returns lam at the start of the block, phi: (step, lane, stage, state), and the gradients with what is in a
+        # step beside the rates at its stages.
         tab = self.tableau
         a, b = jnp.asarray(tab.a, WALK), jnp.asarray(tab.b, WALK)
         eye = jnp.eye(self.n, dtype=WALK)
@@ -185,11 +190,12 @@ class Replayer:
             eta, phi = jax.lax.scan(stage, zeros, jnp.arange(tab.stages), reverse=True)
             return lam + jnp.sum(eta, axis=0), jnp.swapaxes(phi, 0, 1)
 
-        return jax.lax.scan(step, lam, (t1 - t0, jacobians, injected), reverse=True)
+        lam, phi = jax.lax.scan(step, lam, (t1 - t0, jacobians, injected), reverse=True)
+        return lam, phi, grad_k, grad_model
 
     def _paired_block(self, model, t0, t1, k, stages, phi, grad_k, grad_model):
         # phi: (step, lane, stage, state), the cotangents of the rates.
-        times = stage_times(self.tableau.c, t0, t1)
+        times, points = self._points(t0, t1, stages)
         weights, static = eqx.partition(model, eqx.is_inexact_array)
 
         def paired(weights, k, times, stages, phi):
@@ -201,10 +207,11 @@ class Replayer:
 
         def add(sums, step):
             gm, gk = per_lane(weights, k, *step)
-            flat = jax.vmap(lambda g, _: flatten(g).astype(self.dtype))(gm, gk)
-            return (sums[0] + gk, sums[1] + flat), None
+            return (sums[0] + gk, jax.tree_util.tree_map(jnp.add, sums[1], gm)), None
 
-        return jax.lax.scan(add, (grad_k, grad_model), (times, stages, phi))[0]
+        sums = (grad_k, zeros_of(weights, k))
+        gk, gm = jax.lax.scan(add, sums, (times, points, phi))[0]
+        return gk, grad_model + flat_rows(gm, self.dtype)
 
     def _tangent_block(self, model, t0, t1, k, stages, jacobians, sources, dx):
         # dx: (lane, dir, state). Returns dx at the end, and at each step's end: (step, lane, dir, state).
@@ -512,13 +519,25 @@ class Replayer:
                 begins, stops = t0[part, full], t1[part, full]
                 jacobians = self._jacobians(model, begins, stops, kk, y, matrices)
                 with jax.enable_x64(True):
-                    lam, phi = self._backward(model, begins, stops, kk, y, jacobians, inject[part], lam)
-                phi = jax.tree_util.tree_map(lambda v: np.asarray(v, self.dtype), phi)
-                gk, gw = self._paired(model, begins, stops, kk, y, phi, gk, gw)
+                    at = (model, begins, stops, kk, y, jacobians, inject[part])
+                    lam, phi, gk, gw = self._backward(*at, lam, gk, gw)
+                gk, gw = self._paired(model, begins, stops, kk, y, np.asarray(phi, self.dtype), gk, gw)
             out_x[lanes] = np.asarray(lam)[: len(lanes)]
             out_k[lanes] = np.asarray(gk)[: len(lanes)]
             out_w[lanes] = np.asarray(gw)[: len(lanes)]
         return out_x, out_k, out_w
+
+
+def zeros_of(weights: Model, lanes: jax.Array) -> Model:
+    """Returns zeros for the gradients by the weights, of each lane; `lanes`: any array (lane, ...)."""
+    return jax.tree_util.tree_map(lambda w: jnp.zeros((len(lanes), *w.shape), w.dtype), weights)
+
+
+def flat_rows(gradients: Model, dtype: np.dtype) -> jax.Array:
+    """Returns gradients by the weights, arrays (lane, ...), as rows (lane, weight); 0 where there are no weights."""
+    if not jax.tree_util.tree_leaves(gradients):
+        return jnp.zeros((), dtype)
+    return jax.vmap(lambda g: flatten(g).astype(dtype))(gradients)
 
 
 def _models(model: Model, weights: jax.Array) -> Model:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from retrograd.linalg import eliminated
 from retrograd.plugins import Field
-from retrograd.replay import WALK, Replayer
+from retrograd.replay import WALK, Replayer, flat_rows, zeros_of
 from retrograd.rosenbrock import Rodas5PTableau, Rosenbrock, slopes
 from retrograd.runge_kutta import stage_times
 from retrograd.weights import flatten, unflatten
@@ -43,14 +43,6 @@ class RosenbrockReplayer(Replayer):
         # df/dx and df/dt.
         return slopes(lambda t, x: self._field(model, t, x, k), t, x)[1:]
 
-    def _jacobians_block(self, model, t0, t1, k, stages, jitter):
-        def jacobian(t, y, k):
-            return jax.jacfwd(lambda y: self._field(model, t, y, k))(y)
-
-        over_lanes = jax.vmap(jax.vmap(jacobian, in_axes=(0, 0, None)))
-        # Step by step, as in the replay of Runge-Kutta methods.
-        return jax.lax.map(lambda at: over_lanes(*at, k), self._points(t0, t1, stages)) * (1 + jitter)
-
     def _sources_block(self, model, direction, t0, t1, k, dk, stages):
         # Derivatives in each direction of weights and parameters: of the rates, (step, lane, stage, dir, state), and of
         # the slopes at the start, (step, lane, dir, state, state) and (step, lane, dir, state).
@@ -66,10 +58,10 @@ class RosenbrockReplayer(Replayer):
         over_lanes = jax.vmap(lane)
         return jax.lax.map(lambda at: over_lanes(*at, k), self._points(t0, t1, stages))
 
-    def _backward_block(self, model, t0, t1, k, stages, jacobians, injected, lam):
-        # As in `Replayer`; the cotangents are those of the rates, (step, lane, stage, state), of df/dx and of df/dt.
+    def _backward_block(self, model, t0, t1, k, stages, jacobians, injected, lam, grad_k, grad_model):
         tab, eye = Rodas5PTableau, jnp.eye(self.n, dtype=WALK)
         gamma, s = tab.gamma, tab.stages
+        weights, static = eqx.partition(model, eqx.is_inexact_array)
 
         def lane(t0, t1, k, stages, jac, lam):
             h, u, jac = (t1 - t0).astype(WALK), stages[1:].astype(WALK), jac.astype(WALK)
@@ -82,42 +74,25 @@ class RosenbrockReplayer(Replayer):
                 v[i] = solve(right)
                 # h gamma J^T v from the equation that v solves: a product would multiply its rounding by the stiffness.
                 eta[i] = v[i] - right + (h * gamma * ((jac[i] - jac[0]).T @ v[i]) if i else 0)
-            all_v = jnp.stack(v)
-            bar_jac = h * gamma * (all_v.T @ u)
-            bar_time = h * h * gamma * (jnp.asarray(tab.d, WALK) @ all_v)
-            x = stages[0]
-            pull = jax.vjp(lambda x: self._start_slopes(model, t0, x, k), x)[1]
-            curved = pull((bar_jac.astype(x.dtype), bar_time.astype(x.dtype)))[0].astype(WALK)
             # Padded steps have h = 0 and slopes that may be anything.
-            none = lambda bar: jnp.where(h == 0, 0, bar)
-            before = jnp.where(h == 0, lam, lam + sum(eta) + curved)
-            return before, (none(h * gamma * all_v), none(bar_jac), none(bar_time))
+            all_v = jnp.where(h == 0, 0, jnp.stack(v))
+            bars = (h * gamma * (all_v.T @ u), h * h * gamma * (jnp.asarray(tab.d, WALK) @ all_v))
+            start = lambda weights, x, k: self._start_slopes(eqx.combine(weights, static), t0, x, k)
+            pull = jax.vjp(start, weights, stages[0], k)[1]
+            of_weights, of_x, of_k = pull(tuple(bar.astype(stages.dtype) for bar in bars))
+            of_weights, of_k = jax.tree_util.tree_map(lambda v: jnp.where(h == 0, 0, v), (of_weights, of_k))
+            before = lam + sum(eta) + of_x.astype(WALK)
+            return jnp.where(h == 0, lam, before), of_k, of_weights, h * gamma * all_v
 
-        def step(lam, inputs):
-            *rest, inject = inputs
-            t0, t1, stages, jac = rest
-            return jax.vmap(lane)(t0, t1, k, stages, jac, lam + inject)
+        def step(carry, inputs):
+            lam, gk, gw = carry
+            t0, t1, stages, jac, inject = inputs
+            lam, more_k, more_w, phi = jax.vmap(lane)(t0, t1, k, stages, jac, lam + inject)
+            return (lam, gk + more_k, jax.tree_util.tree_map(jnp.add, gw, more_w)), phi
 
-        return jax.lax.scan(step, lam, (t0, t1, stages, jacobians, injected), reverse=True)
-
-    def _paired_block(self, model, t0, t1, k, stages, phi, grad_k, grad_model):
-        weights, static = eqx.partition(model, eqx.is_inexact_array)
-        weighed = lambda bar, value: jnp.sum(jnp.where(bar == 0, 0, value) * bar)
-
-        def paired(weights, k, times, points, phi):
-            full = eqx.combine(weights, static)
-            rates = jax.vmap(lambda t, y: self._field(full, t, y, k))(times, points)
-            jac, by_time = self._start_slopes(full, times[0], points[0], k)
-            return weighed(phi[0], rates) + weighed(phi[1], jac) + weighed(phi[2], by_time)
-
-        per_lane = jax.vmap(jax.grad(paired, argnums=(0, 1)), in_axes=(None, 0, 0, 0, 0))
-
-        def add(sums, step):
-            gm, gk = per_lane(weights, k, *step)
-            flat = jax.vmap(lambda g, _: flatten(g).astype(self.dtype))(gm, gk)
-            return (sums[0] + gk, sums[1] + flat), None
-
-        return jax.lax.scan(add, (grad_k, grad_model), (*self._points(t0, t1, stages), phi))[0]
+        carry = (lam, grad_k, zeros_of(weights, lam))
+        (lam, gk, gw), phi = jax.lax.scan(step, carry, (t0, t1, stages, jacobians, injected), reverse=True)
+        return lam, phi, gk, grad_model + flat_rows(gw, self.dtype)
 
     def _tangent_block(self, model, t0, t1, k, stages, jacobians, sources, dx):
         tab, eye = Rodas5PTableau, jnp.eye(self.n, dtype=WALK)
