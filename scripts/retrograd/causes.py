@@ -118,7 +118,7 @@ class _Forward:
         self.options, self.n, self.states = options, len(cls.states), list(cls.states)
         self.steps = SingleSteps(field, model, options, self.n)
         self.diagnosis = Diagnosis(field, model, options, np.zeros(len(cls.parameters)))
-        self.explicit = not self.diagnosis.tableau.implicit
+        self.explicit = self.diagnosis.tableau.explicit
         self.stop = options["save_times"][-1]
 
     def __call__(self, record: Record, x_start: np.ndarray, k: np.ndarray) -> Cause:

@@ -81,14 +81,25 @@ class Retrograd(Contestant):
         return gk, gw
 
 
+class RetrogradKvaerno5(Retrograd):
+    """The same with Kvaerno5 and a full Newton iteration, whatever the variant's solver is."""
+
+    def __init__(self, cls: type[Model], model: Model, options: Mapping[str, Any], rtol: float, atol: float) -> None:
+        nonlinear = {"method": "newton", "rtol": None, "atol": None}
+        super().__init__(cls, model, {**options, "solver": "Kvaerno5", "nonlinear": nonlinear}, rtol, atol)
+
+
 class Diffrax(Contestant):
-    """`jax.vmap` of `diffrax.diffeqsolve` over all scenarios, with its default inner iteration and adjoint."""
+    """`jax.vmap` of `diffrax.diffeqsolve` over all scenarios, with its default inner iteration and adjoint.
+
+    By the variant's solver if diffrax has it, else by Kvaerno5.
+    """
 
     root_finder: Any = None
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        chosen = getattr(diffrax, self.options["solver"])
+        chosen = getattr(diffrax, self.options["solver"], diffrax.Kvaerno5)
         root = self.root_finder(rtol=self.rtol, atol=self.atol) if self.root_finder else None
         solver = chosen() if root is None else chosen(root_finder=root)
         term = diffrax.ODETerm(lambda t, x, args: self.field(args[0], jnp.asarray(t), x, args[1]))
@@ -238,6 +249,7 @@ class Scipy(Contestant):
 
 CONTESTANTS: dict[str, type[Contestant]] = {
     "retrograd": Retrograd,
+    "retrograd_kvaerno5": RetrogradKvaerno5,
     "diffrax": Diffrax,
     "diffrax_newton": DiffraxNewton,
     "diffrax_loop": DiffraxLoop,

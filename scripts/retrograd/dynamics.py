@@ -21,7 +21,7 @@ import optimistix as optx
 from retrograd.api import Model
 from retrograd.batches import LANES, float_type
 from retrograd.plugins import Field
-from retrograd.rosenbrock import Rodas5P
+from retrograd.rosenbrock import Rodas5P, tableau_of
 from retrograd.runge_kutta import RungeKutta
 from retrograd.schema import DYNAMICS_STATUS
 
@@ -91,7 +91,7 @@ def make_solver(options: Mapping[str, Any]) -> Any:
 
 def uses_own_step(options: Mapping[str, Any]) -> bool:
     """Returns whether a variant's steps are ours (`runge_kutta.py`) and not diffrax's."""
-    return make_solver(options).tableau.implicit and options["nonlinear"]["method"] == "newton"
+    return tableau_of(options["solver"]).implicit and options["nonlinear"]["method"] == "newton"
 
 
 def longest_steps(options: Mapping[str, Any]) -> tuple[list[float], list[float]]:

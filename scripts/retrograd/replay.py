@@ -146,7 +146,7 @@ class Replayer:
 
         over_lanes = jax.vmap(jax.vmap(jacobian, in_axes=(0, 0, None)))
         # Step by step: what the field makes of a whole block does not fit the processor's caches.
-        return jax.lax.map(lambda at: over_lanes(*at, k), self._points(t0, t1, stages)) * (1 + jitter)
+        return jax.lax.map(lambda at: over_lanes(at[0], at[1], k), self._points(t0, t1, stages)) * (1 + jitter)
 
     def _sources_block(self, model, direction, t0, t1, k, dk, stages):
         # Derivatives of the rates by weights and parameters in each direction: (step, lane, stage, dir, state).
@@ -160,9 +160,9 @@ class Replayer:
         return jax.vmap(over_lanes, in_axes=(0, 0, None))(stage_times(self.tableau.c, t0, t1), stages, k)
 
     def _backward_block(self, model, t0, t1, k, stages, jacobians, injected, lam, grad_k, grad_model):
-        # t0, t1: (step, lane); injected: (step, lane, state), the loss's cotangent of each step's end; lam: (lane, state).
-        # Returns lam at the start of the block, phi: (step, lane, stage, state), and the gradients with what is in a
-        # step beside the rates at its stages.
+        # t0, t1: (step, lane); lam: (lane, state); injected: (step, lane, state), the loss's cotangent of each step's
+        # end. Returns lam at the start of the block, phi: (step, lane, stage, state), and the gradients with what is in
+        # a step beside the rates at its stages.
         tab = self.tableau
         a, b = jnp.asarray(tab.a, WALK), jnp.asarray(tab.b, WALK)
         eye = jnp.eye(self.n, dtype=WALK)

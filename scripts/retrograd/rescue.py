@@ -32,7 +32,8 @@ def _full_newton(s: Settings, stop: float) -> dict[str, Any]:
 
 
 def _other_solver(s: Settings, stop: float) -> dict[str, Any]:
-    return {"solver": "Kvaerno5" if s["solver"] == "Kvaerno3" else "Kvaerno3", "nonlinear": {"method": "newton"}}
+    other = "Kvaerno5" if s["solver"] in ("Kvaerno3", "Rodas5P") else "Kvaerno3"
+    return {"solver": other, "nonlinear": {"method": "newton"}}
 
 
 def _short_steps(s: Settings, stop: float) -> dict[str, Any]:

@@ -7,7 +7,7 @@ doi:10.1007/s10543-023-00967-x; coefficients from there), in the form of Hairer 
     (I - h gamma J) u_i = gamma (h f(t0 + c_i h, Y_i) + sum_{j<i} C_ij u_j + h^2 d_i T),
     x_next = x + sum_i b_i u_i.
 
-It has order 5, is L-stable and stiffly accurate; the last increment is the difference to the embedded method of order 4.
+It has order 5, is L-stable and stiffly accurate; the last increment is the difference to an embedded method of order 4.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +23,7 @@ import numpy as np
 from retrograd.api import Model
 from retrograd.linalg import eliminated
 from retrograd.plugins import Field
-from retrograd.runge_kutta import Step, stage_times
+from retrograd.runge_kutta import Step, Tableau, stage_times
 
 
 def _lower(rows: list[list[float]]) -> np.ndarray:
@@ -95,6 +94,21 @@ class Rodas5PTableau:
     # No iteration on its stages, and no limit of stability either.
     implicit = False
     explicit = False
+
+
+def tableau_of(solver: str) -> Any:
+    """Returns the coefficients of a variant's solver: of Runge-Kutta methods in the rates, of Rodas5P in increments."""
+    return Rodas5PTableau if solver == "Rodas5P" else Tableau(solver)
+
+
+def stage_points(stages: Any) -> Any:
+    """Returns where the rates of the stages are taken, (..., stage, state), from what a replay keeps of a step.
+
+    - `stages`: the start of the step and its increments, shape (..., 1 + stage, state).
+    """
+    return stages[..., :1, :] + jnp.einsum(
+        "ij,...jn->...in", jnp.asarray(Rodas5PTableau.a, stages.dtype), stages[..., 1:, :]
+    )
 
 
 Rate = Callable[[Any, jax.Array], jax.Array]

@@ -1,7 +1,7 @@
 """The replay of Rodas5P, and its discrete adjoint and tangent.
 
-With the notation of `rosenbrock.py`, W = I - h gamma J and J_i = df/dx(t_i, Y_i), a cotangent lam of x_next gives, for i
-from the last stage to the first,
+With the notation of `rosenbrock.py`, W = I - h gamma J and J_i = df/dx(t_i, Y_i), a cotangent lam of x_next gives, for
+i from the last stage to the first,
 
     v_i = W^-T (b_i lam + sum_{j>i} a_ji eta_j + gamma sum_{j>i} C_ji v_j),    eta_i = h gamma J_i^T v_i,
 
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from retrograd.linalg import eliminated
 from retrograd.plugins import Field
 from retrograd.replay import WALK, Replayer, flat_rows, zeros_of
-from retrograd.rosenbrock import Rodas5PTableau, Rosenbrock, slopes
+from retrograd.rosenbrock import Rodas5PTableau, Rosenbrock, slopes, stage_points
 from retrograd.runge_kutta import stage_times
 from retrograd.weights import flatten, unflatten
 
@@ -34,10 +34,7 @@ class RosenbrockReplayer(Replayer):
         return Rosenbrock(self._field)
 
     def _points(self, t0, t1, stages):
-        # Times and arguments of the stages' rates, (..., stage) and (..., stage, state).
-        a = jnp.asarray(Rodas5PTableau.a, stages.dtype)
-        moved = jnp.einsum("ij,...jn->...in", a, stages[..., 1:, :])
-        return stage_times(Rodas5PTableau.c, t0, t1), stages[..., :1, :] + moved
+        return stage_times(Rodas5PTableau.c, t0, t1), stage_points(stages)
 
     def _start_slopes(self, model, t, x, k):
         # df/dx and df/dt.
@@ -56,7 +53,7 @@ class RosenbrockReplayer(Replayer):
             return rates, *with_(self._start_slopes, times[0], points[0], k)
 
         over_lanes = jax.vmap(lane)
-        return jax.lax.map(lambda at: over_lanes(*at, k), self._points(t0, t1, stages))
+        return jax.lax.map(lambda at: over_lanes(at[0], at[1], k), self._points(t0, t1, stages))
 
     def _backward_block(self, model, t0, t1, k, stages, jacobians, injected, lam, grad_k, grad_model):
         tab, eye = Rodas5PTableau, jnp.eye(self.n, dtype=WALK)
@@ -70,7 +67,9 @@ class RosenbrockReplayer(Replayer):
             for i in reversed(range(s)):
                 later = range(i + 1, s)
                 right = float(tab.b[i]) * lam
-                right = right + sum(float(tab.a[j, i]) * eta[j] + gamma * float(tab.coupling[j, i]) * v[j] for j in later)
+                right = right + sum(
+                    float(tab.a[j, i]) * eta[j] + gamma * float(tab.coupling[j, i]) * v[j] for j in later
+                )
                 v[i] = solve(right)
                 # h gamma J^T v from the equation that v solves: a product would multiply its rounding by the stiffness.
                 eta[i] = v[i] - right + (h * gamma * ((jac[i] - jac[0]).T @ v[i]) if i else 0)

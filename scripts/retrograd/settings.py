@@ -24,7 +24,7 @@ GRADIENT_METHODS = ("replay", "forward", "checkpoint", "backsolve")
 # What the benchmark measures besides: the check, differences of free solves, and diffrax with a full Newton iteration.
 BENCHMARK_METHODS = ("replay", "forward", "fd", "checkpoint", "checkpoint_newton", "backsolve", "fd_free")
 # Whose speed is measured side by side.
-PEERS = ("retrograd", "diffrax", "diffrax_newton", "diffrax_loop", "casadi", "scipy")
+PEERS = ("retrograd", "diffrax", "diffrax_newton", "diffrax_loop", "casadi", "scipy", "retrograd_kvaerno5")
 _IMPLICIT_SOLVERS = ("Kvaerno3", "Kvaerno4", "Kvaerno5")
 _EXPLICIT_SOLVERS = ("Tsit5", "Dopri5", "Dopri8", "Bosh3", "Heun", "Midpoint", "Ralston")
 # Those of diffrax, and one of ours.

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,16 @@ class Task:
     x: np.ndarray  # (scenario, state)
     k: np.ndarray  # (scenario, parameter)
 
+    def text(self) -> str:
+        """Returns it as JSON, whose numbers are exact."""
+        return json.dumps({**asdict(self), "x": self.x.tolist(), "k": self.k.tolist()})
+
+    @staticmethod
+    def read(text: str) -> Task:
+        """Returns the task that `text` gave."""
+        given = json.loads(text)
+        return Task(**{**given, "x": np.array(given["x"]), "k": np.array(given["k"])})
+
 
 def missing(peers: Sequence[str]) -> list[str]:
     """Returns those of some peers whose packages are not there."""
@@ -64,7 +74,7 @@ def serve(task_file: str) -> None:
     """Answers what comes by standard input, a part's name a line, with a line of JSON; a contestant's whole process."""
     from retrograd.job import prepare_jax
 
-    task: Task = pickle.loads(Path(task_file).read_bytes())
+    task = Task.read(Path(task_file).read_text())
     answers, sys.stdout = sys.stdout, sys.stderr
     prepare_jax("float64")
     from retrograd.contestants import CONTESTANTS
@@ -79,8 +89,7 @@ def serve(task_file: str) -> None:
         begun = time.process_time()
         value = getattr(contestant, part)(task.x, task.k)
         seconds = time.process_time() - begun
-        with open(f"{task_file}.{part}", "wb") as file:
-            pickle.dump(value, file)
+        np.savez(f"{task_file}.{part}.npz", *([] if value is None else value if isinstance(value, tuple) else [value]))
         tell(seconds=seconds, memory=_peak_memory())
 
 
@@ -98,7 +107,7 @@ class Process:
 
     def __init__(self, task: Task, folder: Path) -> None:
         self.file = folder / f"{task.name}.{task.rtol:g}"
-        self.file.write_bytes(pickle.dumps(task))
+        self.file.write_text(task.text())
         scripts = str(Path(retrograd.__file__).parents[1])
         # Compiled programs of other processes would hide what the compiler costs.
         surroundings = {**os.environ, "PYTHONPATH": scripts, "JAX_ENABLE_COMPILATION_CACHE": "false"}
@@ -138,9 +147,10 @@ class Process:
         self.memory = told["memory"]
         return told["seconds"]
 
-    def value(self, part: str) -> Any:
-        """Returns what a part's last call gave."""
-        return pickle.loads(Path(f"{self.file}.{part}").read_bytes())
+    def value(self, part: str) -> list[np.ndarray]:
+        """Returns the arrays that a part's last call gave; none where the contestant has no such part."""
+        with np.load(f"{self.file}.{part}.npz", allow_pickle=False) as given:
+            return list(given.values())
 
 
 # -- the measurement -----------------------------------------------------------------------------------
@@ -187,12 +197,12 @@ def measure(
                 process = running[name] = stack.enter_context(Process(task, Path(folder)))
                 out["start_seconds"][p, t] = process.start
                 out["cold_seconds"][p, t, 0] = process.call("solve")
-                rows = process.value("solve")
+                (rows,) = process.value("solve")
                 out["solved"][p, t] = np.mean(np.all(np.isfinite(rows), axis=(1, 2)))
                 out["solve_error"][p, t] = wanted.of_states(rows)
                 seconds = process.call("gradient")
                 slopes[name] = process.value("gradient")
-                if slopes[name] is not None:
+                if slopes[name]:
                     out["cold_seconds"][p, t, 1] = seconds
                     finite = [np.all(np.isfinite(g), axis=1) for g in slopes[name]]
                     out["gradient_finite"][p, t] = np.mean(finite[0] & finite[1])
@@ -204,7 +214,7 @@ def measure(
                     if spent[name] > PATIENCE:
                         continue
                     p, process = peers.index(name), running[name]
-                    for part in PARTS if slopes[name] is not None else PARTS[:1]:
+                    for part in PARTS if slopes[name] else PARTS[:1]:
                         seconds = process.call(part)
                         out["seconds"][p, t, PARTS.index(part), r] = seconds / total
                         spent[name] += seconds
@@ -304,10 +314,37 @@ def ratios(measured: xr.Dataset, to: str) -> dict[tuple[str, str, str], tuple[fl
     return out
 
 
+def at_their_accuracy(measured: xr.Dataset, to: str) -> dict[tuple[str, str, str], tuple[float, str]]:
+    """Returns how many times the time of one peer the others took, where it is as accurate as they are, and where.
+
+    - `measured`, `to`: as in `ratios`.
+
+    Of the peer's tolerances the one with the least time counts, among those with an error not above the other's in the
+    median and in nine of ten scenarios. By the other's name, tolerance and part; of those where there is such a one.
+    """
+    names, tolerances = ([str(v) for v in measured[f"{dim}_name"].values] for dim in ("peer", "tolerance"))
+    own, out = names.index(to), {}
+    for q, part in enumerate(PARTS):
+        seconds, errors = measured["seconds"].values[:, :, q], measured[f"{part}_error"].values
+        with warnings.catch_warnings():
+            # Of what was not measured.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            time_, sizes = np.nanmedian(seconds, axis=-1), np.nanquantile(errors, (0.5, 0.9), axis=-1)
+        for p, peer in enumerate(names):
+            for t, tolerance in enumerate(tolerances):
+                as_good = np.flatnonzero(np.all(sizes[:, own] <= sizes[:, p, t, None], axis=0))
+                if peer != to and len(as_good) and np.isfinite(time_[p, t]):
+                    best = as_good[np.argmin(time_[own, as_good])]
+                    out[peer, tolerance, part] = float(time_[p, t] / time_[own, best]), tolerances[best]
+    return out
+
+
 def told(measured: xr.Dataset) -> list[str]:
     """Returns what was measured, a line a peer, tolerance and part."""
     names = [str(v) for v in measured["peer_name"].values]
-    beside = ratios(measured, "retrograd") if "retrograd" in names else {}
+    own = "retrograd" in names
+    beside = ratios(measured, "retrograd") if own else {}
+    alike = at_their_accuracy(measured, "retrograd") if own else {}
     lines = []
     for p, peer in enumerate(names):
         for t, tolerance in enumerate(map(str, measured["tolerance_name"].values)):
@@ -318,10 +355,11 @@ def told(measured: xr.Dataset) -> list[str]:
                 share = measured["solved" if part == "solve" else "gradient_finite"].values[p, t]
                 error = measured[f"{part}_error"].values[p, t]
                 error = f"{np.nanmedian(error):.1e}" if np.isfinite(error).any() else "unknown"
-                times = beside.get((peer, tolerance, part))
+                times, fair = (found.get((peer, tolerance, part)) for found in (beside, alike))
                 lines.append(
                     f"{peer}, {part} at {tolerance}: {1e3 * np.nanmedian(seconds):.3g} ms a scenario"
                     + (f", {times[0]:.3g} times retrograd's ({times[1]:.3g} to {times[2]:.3g})" if times else "")
+                    + (f", at its accuracy {fair[0]:.3g} times (retrograd at {fair[1]})" if fair else "")
                     + f"; median error {error}; {100 * share:.0f} % of the scenarios; first call "
                     f"{measured['cold_seconds'].values[p, t, q]:.3g} s"
                 )

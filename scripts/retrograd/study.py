@@ -126,7 +126,7 @@ class Benchmark(Part):
         description="relative tolerances of the controller, falling; the absolute ones are a hundredth of them [1]",
     )
     peers: Annotated[tuple[Annotated[str, choice(PEERS)], ...], AfterValidator(once)] = Field(
-        default=PEERS, description="whose solves and gradients are timed side by side"
+        default=PEERS[:-1], description="whose solves and gradients are timed side by side"
     )
     rounds: Size = Field(default=3, description="rounds in which they take turns [1]")
 

@@ -19,7 +19,8 @@ from retrograd.dynamics import NEWTON_STEPS, SUCCESSFUL, Integrator, make_solver
 from retrograd.linalg import solve as linear_solve
 from retrograd.nonfinite import NonFinite, first_nonfinite
 from retrograd.plugins import Field
-from retrograd.runge_kutta import Tableau, newton_ends, rate_and_jacobian
+from retrograd.rosenbrock import rodas5p, slopes, stage_points, tableau_of
+from retrograd.runge_kutta import newton_ends, rate_and_jacobian
 
 # Steps whose Jacobians are formed in one call on the way back.
 BLOCK = 32
@@ -81,7 +82,7 @@ class SingleSteps:
         """
         self.dtype, self.model, self._field = float_type(), model, field
         integrator = Integrator(field, model, options, options["save_times"], n)
-        tableau, solver = Tableau(options["solver"]), make_solver(options)
+        tableau, solver = tableau_of(options["solver"]), make_solver(options)
 
         def inside(model, lane):
             # Stages and rates of the attempt that begins at this lane, each of shape (stage, state).
@@ -173,9 +174,11 @@ class Diagnosis:
         """- `options`, `k`: as `solve` takes them; `of` gives the same for another scenario, compiled once."""
         self.dtype = float_type()
         self.model, self.k = model, jnp.asarray(k, self.dtype)
-        self.tableau = Tableau(options["solver"])
+        self.tableau = tableau_of(options["solver"])
         self._field = field
         self._own = uses_own_step(options)
+        # Whether the Jacobian at the start serves the whole step, without an iteration.
+        self._frozen = not (self.tableau.implicit or self.tableau.explicit)
         self._options = options
         self._both = eqx.filter_jit(lambda model, t, x, k: rate_and_jacobian(field, model, t, x, k))
         self._slope = eqx.filter_jit(
@@ -222,6 +225,9 @@ class Diagnosis:
                     found = self._stage(attempt, i)
                     if found:
                         return found
+            if self._frozen and (found := self.look(attempt.t1, attempt.end)[0]):
+                found.said = f"at the end of the step, {found.said}"
+                return found
         if attempt.is_finite:
             return Finding("taken alone the inner iteration converges: last digits decide", "iteration")
         return Finding("all stages are finite, and the error estimate is not")
@@ -234,6 +240,10 @@ class Diagnosis:
             if not np.all(np.isfinite(attempt.stages[i])):
                 return Finding("the rates of the stages before are finite, and their sum overflows", "iterate", i)
             finding = self.rates(t, attempt.stages[i])
+            if self._frozen and finding is None:
+                finding = self.look(t, attempt.stages[i])[0] if i == 0 else None
+                told = "rates and Jacobian at the start are finite, and I - h gamma df/dx cannot be solved with"
+                finding = finding or Finding(told, "matrix")
         elif self._own:
             finding = self._newton(attempt, i, h, t)
         else:
@@ -349,12 +359,21 @@ def walk_back(
     """Returns the steps as the discrete adjoint of `replay.py` visits them, the last one first, and what first failed.
 
     - `k`: shape (parameter,).
-    - `steps`, `stages`: ends (step,) and stages (step, stage, state) of one replayed scenario.
+    - `steps`, `stages`: ends (step,) and stages (step, stage, state) of a replayed scenario, as its replay keeps them.
     - `injected`: the loss's derivative by the state at each step's end, shape (step, state).
     """
-    tableau, dtype = Tableau(options["solver"]), float_type()
+    tableau, dtype = tableau_of(options["solver"]), float_type()
     a, b = tableau.a, tableau.b
     k_ = jnp.asarray(k, dtype)
+    frozen = not (tableau.implicit or tableau.explicit)
+    starts, stages = stages[:, 0], np.asarray(stage_points(jnp.asarray(stages, dtype))) if frozen else stages
+
+    @eqx.filter_jit
+    def through(model, t0, t1, x, lam):
+        # By JAX, where J is part of the step: the adjoint that is replayed is another.
+        rate = lambda t, x: field(model, t, x, k_)
+        return jax.vjp(lambda x: rodas5p(rate, t0, t1, x, slopes(rate, t0, x))[0], x)[1](lam)[0]
+
     one = lambda model, t, x: jax.jacfwd(lambda x: field(model, t, x, k_))(x)
     jacobians = eqx.filter_jit(jax.vmap(jax.vmap(one, in_axes=(None, 0, 0)), in_axes=(None, 0, 0)))
     begins = np.concatenate([np.zeros(1, steps.dtype), steps[:-1]])
@@ -376,7 +395,7 @@ def walk_back(
         end = lam
         eta = np.zeros_like(stages[n])
         with np.errstate(all="ignore"):
-            for i in reversed(range(tableau.stages)):
+            for i in () if frozen else reversed(range(tableau.stages)):
                 phi = h * (b[i] * end + a[:, i] @ eta)
                 try:
                     phi = np.linalg.solve(eye - h * a[i, i] * jac[i].T, phi)
@@ -384,6 +403,9 @@ def walk_back(
                     phi = np.full_like(phi, np.nan)
                 eta[i] = jac[i].T @ phi
             lam = end + eta.sum(axis=0)
+        if frozen:
+            at = (jnp.asarray(v, dtype) for v in (begins[n], steps[n], starts[n], end))
+            lam = np.asarray(through(model, *at), float)
         visits.append(Visit(n, float(steps[n]), float(begins[n]), end, lam))
         if failed is None and not np.all(np.isfinite(lam)):
             failed = _lost(field, model, k_, times[n], stages[n], jac, end)

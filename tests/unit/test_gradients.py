@@ -193,7 +193,7 @@ def test_start_at_an_initial_state_that_depends_on_parameters():
     assert abs(other["ad"][0, 0, 1] - table["ad"][0, 0, 1]) > 1e-2
 
 
-@pytest.mark.parametrize("solver", ["Tsit5", "Dopri8", "Bosh3", "Heun", "Kvaerno3", "Kvaerno4", "Kvaerno5"])
+@pytest.mark.parametrize("solver", ["Tsit5", "Dopri8", "Bosh3", "Heun", "Kvaerno3", "Kvaerno4", "Kvaerno5", "Rodas5P"])
 def test_each_solver_has_its_adjoint(solver):
     model, times = networked(), [0.5, 1.0]
     k, x = np.array([[3.0, 0.7]]), np.array([[0.7, 0.0]])

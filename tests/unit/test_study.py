@@ -147,7 +147,7 @@ def test_the_studies_in_the_repository(path: str, monkeypatch: pytest.MonkeyPatc
 
 def test_built_in_variants_are_complete():
     built_in = yaml.safe_load(BUILT_IN.read_text())
-    assert list(built_in) == ["naive32", "naive", "stable", "guarded", "recommended"]
+    assert list(built_in) == ["naive32", "naive", "stable", "guarded", "recommended", "fast"]
     for settings_ in built_in.values():
         assert list(settings_) == list(Variant.model_fields)
         for key, part in settings_.items():
@@ -232,7 +232,7 @@ def test_all_problems_at_once(tmp_path: Path):
             "strict, portable; did you mean 'chunk_size'?"
         ),
         (
-            "variants[1]: found 'recomended', wanted one of naive32, naive, stable, guarded, recommended, "
+            "variants[1]: found 'recomended', wanted one of naive32, naive, stable, guarded, recommended, fast, "
             "mine; did you mean 'recommended'?"
         ),
         ("model.weights: found no file 'none.safetensors', wanted a weights file; did you mean 'w.safetensors'?"),
@@ -420,7 +420,7 @@ def test_an_empty_config():
             "kvaerno5",
             (
                 "define_variants.mine.solver: found 'kvaerno5', wanted one of "
-                "Kvaerno3, Kvaerno4, Kvaerno5, Tsit5, Dopri5, Dopri8, Bosh3, Heun, Midpoint, Ralston; "
+                "Kvaerno3, Kvaerno4, Kvaerno5, Rodas5P, Tsit5, Dopri5, Dopri8, Bosh3, Heun, Midpoint, Ralston; "
                 "did you mean 'Kvaerno5'?"
             ),
         ),
@@ -429,7 +429,7 @@ def test_an_empty_config():
             "ImplicitEuler",
             (
                 "define_variants.mine.solver: found 'ImplicitEuler', wanted "
-                "one of Kvaerno3, Kvaerno4, Kvaerno5, Tsit5, Dopri5, Dopri8, Bosh3, Heun, Midpoint, "
+                "one of Kvaerno3, Kvaerno4, Kvaerno5, Rodas5P, Tsit5, Dopri5, Dopri8, Bosh3, Heun, Midpoint, "
                 "Ralston; ImplicitEuler "
                 "is refused: diffrax <= 0.7.2 ignores failed Newton solves in it (diffrax issue 753)"
             ),
@@ -439,7 +439,7 @@ def test_an_empty_config():
             "Euler",
             (
                 "define_variants.mine.solver: found 'Euler', wanted one of Kvaerno3, "
-                "Kvaerno4, Kvaerno5, Tsit5, Dopri5, Dopri8, Bosh3, Heun, Midpoint, Ralston; "
+                "Kvaerno4, Kvaerno5, Rodas5P, Tsit5, Dopri5, Dopri8, Bosh3, Heun, Midpoint, Ralston; "
                 "Euler is refused: no adaptive error estimate or no Butcher tableau"
             ),
         ),
