@@ -355,7 +355,7 @@ def told(measured: xr.Dataset) -> list[str]:
                 share = measured["solved" if part == "solve" else "gradient_finite"].values[p, t]
                 error = measured[f"{part}_error"].values[p, t]
                 error = f"{np.nanmedian(error):.1e}" if np.isfinite(error).any() else "unknown"
-                times, fair = (found.get((peer, tolerance, part)) for found in (beside, alike))
+                times, fair = beside.get((peer, tolerance, part)), alike.get((peer, tolerance, part))
                 lines.append(
                     f"{peer}, {part} at {tolerance}: {1e3 * np.nanmedian(seconds):.3g} ms a scenario"
                     + (f", {times[0]:.3g} times retrograd's ({times[1]:.3g} to {times[2]:.3g})" if times else "")
