@@ -11,10 +11,14 @@ import numpy as np
 # Up to here elimination is unrolled into elementwise operations that vectorise over the batch; LAPACK
 # is called once a matrix, which costs microseconds each. Above it the unrolled program grows too long.
 UNROLL = 6
+# How much larger a lower row's entry must be to become the pivot. XLA evaluates a comparison anew in every loop that
+# uses it, rounded one way or another: with 1, ties were decided both ways within one elimination, whose result was then
+# off in the third digit. Models have ties, such as the two rates of an exchange, but none at an odd ratio like this.
+DOMINANCE = 1.37
 
 
 def eliminated(a: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """Returns b -> x of a x = b, by Gaussian elimination with row scaling and partial pivoting, done once for all b.
+    """Returns b -> x of a x = b, by Gaussian elimination with row scaling and threshold pivoting, done once for all b.
 
     - `a`: shape (..., n, n); b and x have shape (..., n).
 
@@ -32,7 +36,7 @@ def eliminated(a: jax.Array) -> Callable[[jax.Array], jax.Array]:
     swaps, factors = {}, {}
     for c in range(n):
         for r in range(c + 1, n):
-            swaps[c, r] = jnp.abs(rows[r][..., c]) > jnp.abs(rows[c][..., c])
+            swaps[c, r] = jnp.abs(rows[r][..., c]) > DOMINANCE * jnp.abs(rows[c][..., c])
             swap = swaps[c, r][..., None]
             rows[c], rows[r] = jnp.where(swap, rows[r], rows[c]), jnp.where(swap, rows[c], rows[r])
         pivot = rows[c] / rows[c][..., c : c + 1]

@@ -373,6 +373,9 @@ BATCHES = [
     Batch("tanh", "Kvaerno3", 1e-4, 400, 6),
     Batch("relu", "Kvaerno4", 1e-6, 600, 7),
     Batch("relu", "Tsit5", 1e-5, 400, 8),
+    Batch("grid", "Rodas5P", 1e-6, 800, 9),
+    Batch("tanh", "Rodas5P", 1e-6, 300, 10),
+    Batch("relu", "Rodas5P", 1e-5, 300, 11),
 ]
 
 
