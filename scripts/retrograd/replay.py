@@ -130,9 +130,9 @@ class Replayer:
             if weights is None:
                 out = lanes(model, t0, t1, x, rate, k, guess, inverse)
             else:
-                share = lambda v: jnp.reshape(v, (count, -1, *v.shape[1:]))
+                share = lambda v: jnp.reshape(v, (count, len(v) // count, *v.shape[1:]))
                 rows = jax.tree_util.tree_map(share, (t0, t1, x, rate, k, guess, inverse))
-                out = jax.tree_util.tree_map(lambda v: jnp.reshape(v, (-1, *v.shape[2:])), groups(models, *rows))
+                out = jax.tree_util.tree_map(lambda v: jnp.reshape(v, (len(t0), *v.shape[2:])), groups(models, *rows))
             end = out.x * (1 + change)
             return (end, out.rate), (end, out.stages)
 

@@ -197,7 +197,7 @@ def test_start_at_an_initial_state_that_depends_on_parameters():
 def test_each_solver_has_its_adjoint(solver):
     model, times = networked(), [0.5, 1.0]
     k, x = np.array([[3.0, 0.7]]), np.array([[0.7, 0.0]])
-    settings = options(solver=solver, rtol=1e-5, wrt=["dynamic"])
+    settings = options(solver=solver, rtol=1e-5, wrt=["dynamic", "network"])
     records = solve(Networked, model, settings, times, x, k)
     problem = gradient_problem(Networked, model, settings, times)
     table = gradient_table(problem, scenarios(records, x, k))
