@@ -45,7 +45,8 @@ NEWTON_STEPS = 30
 # Of the adjoint's and the tangent's algebra, whatever the width of states and Jacobians: a conserved quantity gives a
 # stage's matrix I - h a_ii df/dx the eigenvalue 1 beside those of the fast rates, and float32 loses it from 1e7 on.
 WALK = np.dtype(np.float64)
-# Above this size the inverse matrices of all steps are not kept, and neighbours are solved by full Newton.
+# What the inverse matrices of a portion of the scenarios may take. Neighbours of a scenario whose own take more are
+# solved by full Newton.
 LINEARISED_BYTES = 1 << 28
 
 
@@ -102,9 +103,9 @@ class Replayer:
             return jax.vmap(lambda column: solve(eye - ha * jac, column), out_axes=1)(eye)
 
         ha = (t1 - t0)[..., None] * diagonal
-        over_stages = jax.vmap(one, in_axes=(0, 0, 0, None))
-        over_lanes = jax.vmap(over_stages)
-        return jax.vmap(over_lanes, in_axes=(0, 0, 0, None))(self._step.times(t0, t1), stages, ha, k)
+        over_lanes = jax.vmap(jax.vmap(one, in_axes=(0, 0, 0, None)))
+        # Step by step: in the product of a network with a whole block some rows are rounded otherwise than others.
+        return jax.lax.map(lambda at: over_lanes(at[0], at[1], at[2], k), (self._step.times(t0, t1), stages, ha))
 
     def _forward_block(self, model, weights, t0, t1, x, rate, k, guess, changes, inverses=None):
         # weights: (model, weight), of which each has its share of the lanes, or None: the model's own for all.
@@ -144,12 +145,16 @@ class Replayer:
         # Derivatives of the rates by weights and parameters in each direction: (step, lane, stage, dir, state).
         weights = flatten(model).astype(self.dtype)
 
-        def source(t, y, k):
+        def source(t, y, k, dw, dk):
             moved = lambda w, k: self._field(unflatten(model, w), t, y, k)
-            return jax.vmap(lambda dw, dk: jax.jvp(moved, (weights, k), (dw, dk))[1])(direction, dk)
+            return jax.jvp(moved, (weights, k), (dw, dk))[1]
 
-        over_lanes = jax.vmap(jax.vmap(source, in_axes=(0, 0, None)))
-        return jax.vmap(over_lanes, in_axes=(0, 0, None))(self._step.times(t0, t1), stages, k)
+        over_stages = jax.vmap(source, in_axes=(0, 0, None, None, None))
+        over_lanes = jax.vmap(over_stages, in_axes=(0, 0, 0, None, None))
+        times = self._step.times(t0, t1)
+        # Step by step and direction by direction: in larger products some rows are rounded otherwise than others.
+        along = lambda dw, dk: jax.lax.map(lambda at: over_lanes(at[0], at[1], k, dw, dk), (times, stages))
+        return jnp.moveaxis(jax.lax.map(lambda d: along(*d), (direction, dk)), 0, 3)
 
     def _backward_block(self, h, jacobians, injected, lam):
         # h: (step, lane); injected: (step, lane, state), the loss's cotangent of each step's end; lam: (lane, state).
@@ -346,10 +351,26 @@ class Replayer:
         near = Linearised(np.array([len(v) for v in steps], int), t0, t1, unknown, None)
         return self._walk(model, x_start, k, np.arange(len(steps)), near, None, True)
 
+    def portions(self, steps: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns the rows of scenarios whose inverse matrices are kept at a time, those with fewest steps first.
+
+        Whether a scenario's are kept at all depends on its own steps alone, and so do its neighbours' last digits.
+        """
+        each = BLOCK * self.tableau.stages * self.n**2 * self.dtype.itemsize
+        out: list[list[int]] = []
+        for i in np.argsort([len(v) for v in steps], kind="stable"):
+            # All take as much as the longest.
+            size = each * -(-len(steps[i]) // BLOCK)
+            if out and (len(out[-1]) + 1) * size <= LINEARISED_BYTES:
+                out[-1].append(int(i))
+            else:
+                out.append([int(i)])
+        return [np.sort(rows) for rows in out]
+
     def linearise(
         self, model: Model, k: np.ndarray, steps: Sequence[np.ndarray], stages: Sequence[np.ndarray]
     ) -> Linearised:
-        """Returns what `perturbed` starts from; arguments as `backward` takes them."""
+        """Returns what `perturbed` starts from, for one of the `portions`; arguments as `backward` takes them."""
         lengths = np.array([len(v) for v in steps], int)
         t0, t1 = self._times(steps)
         y = np.zeros((*t0.shape, self.tableau.stages, self.n), self.dtype)
