@@ -87,7 +87,8 @@ class Plan:
                 self._of[variant, stage] = name
                 upstream[stage] = name
         count, size = len(self.study.table.ids), self.study.chunk_size
-        self._chunks = chunks(count, automatic_size(count, len(self.works)) if size == "auto" else size)
+        self.chunk_size = automatic_size(count, len(self.works)) if size == "auto" else size
+        self._chunks = chunks(count, self.chunk_size)
 
     @property
     def n_chunks(self) -> int:

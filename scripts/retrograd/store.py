@@ -6,8 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -280,32 +279,33 @@ def _compression(dtype: Any, size: int) -> dict[str, Any]:
     return {"zlib": True, "complevel": 4, "shuffle": True} if large else {}
 
 
-@contextmanager
-def opened(path: str | os.PathLike[str], kind: str) -> Iterator[xr.Dataset]:
-    """Yields one of our flat files, its values unread; raises RetrogradError where it is not what it should be."""
+# What grows with the network and with the steps: kilobytes and more a scenario.
+LARGE = ("step", "attempt", "weight")
+
+
+def read(path: str | os.PathLike[str], kind: str, lazily: tuple[str, ...] = ()) -> xr.Dataset:
+    """Returns one of our flat files, loaded and closed; raises RetrogradError where it is not what it should be.
+
+    - `lazily`: dimensions whose variables stay in the file, which stays open: of them is read what is asked for, each
+      time that it is.
+    """
     schema = SCHEMAS[kind]
     again = f"`snakemake --cores 1 --forcerun {schema.rule}` to rebuild it."
     try:
         ds = xr.open_dataset(path, engine="netcdf4", decode_times=False, cache=False)
+        for var in ds.variables.values():
+            if not set(lazily) & set(var.dims):
+                var.load()
+        if not lazily:
+            ds.close()
     except Exception as error:
         raise RetrogradError(f"{path} cannot be read ({error}). Rule {schema.rule} makes it: run {again}") from error
-    with ds:
-        found = ds.attrs.get("retrograd_schema")
-        if found != schema.tag:
-            raise RetrogradError(
-                f"{path} has schema {found!r}, wanted {schema.tag!r}: it was made by another version or stage. "
-                f"Run {again}"
-            )
-        yield ds
-
-
-def read(path: str | os.PathLike[str], kind: str, without: tuple[str, ...] = ()) -> xr.Dataset:
-    """Returns one of our flat files, loaded and closed; raises RetrogradError where it is not what it should be.
-
-    - `without`: dimensions whose variables are left where they are.
-    """
-    with opened(path, kind) as ds:
-        return ds.drop_dims([dim for dim in without if dim in ds.dims]).load()
+    found = ds.attrs.get("retrograd_schema")
+    if found != schema.tag:
+        raise RetrogradError(
+            f"{path} has schema {found!r}, wanted {schema.tag!r}: it was made by another version or stage. Run {again}"
+        )
+    return ds
 
 
 def labels(ds: xr.Dataset, dim: str) -> list[str]:
@@ -349,7 +349,7 @@ def join(
     """
     schema, lengths = SCHEMAS[kind], dict.fromkeys(_JOINED, 0)
     for part in parts:
-        with opened(part, kind) as ds:
+        with read(part, kind, _JOINED) as ds:
             for dim in _JOINED:
                 lengths[dim] += ds.sizes.get(dim, 0)
     with (
