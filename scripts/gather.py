@@ -16,7 +16,7 @@ def main(run, stage, parts, named_inputs, numerics_digest, out_file):
 
     environments = []
     for path in parts:
-        with store.read(path, stage, lazily=("scenario",)) as ds:
+        with store.read(path, stage, lazily=store.JOINED) as ds:
             environments.append(json.loads(ds.attrs["retrograd_environment"]))
     if any(e != environments[0] for e in environments):
         log.warning("the chunks of %s were computed in different environments; the first one is recorded", out_file)

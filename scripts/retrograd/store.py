@@ -24,7 +24,7 @@ _VOLATILE = ("retrograd_content_sha256", "retrograd_environment")
 # Dimensions whose entries have units of their own.
 _WITH_UNITS = ("state", "parameter")
 # Along these the chunks of a study follow each other.
-_JOINED: tuple[str, ...] = ("scenario", "step", "attempt")
+JOINED: tuple[str, ...] = ("scenario", "step", "attempt")
 # Bytes of a variable that are read at a time.
 _PIECE = 1 << 24
 # Below this size compression costs more bytes than it saves.
@@ -267,16 +267,21 @@ def _encoding(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
         options: dict[str, Any] = {"_FillValue": None}
         if var.dtype.kind == "f" and name not in ds.coords:
             options["_FillValue"] = np.nan
-        options |= _compression(var.dtype, var.size)
+        options |= _compression(var.dtype, var.shape)
         if var.dtype.kind == "O":
             options["dtype"] = str
         encoding[str(name)] = options
     return encoding
 
 
-def _compression(dtype: Any, size: int) -> dict[str, Any]:
-    large = np.dtype(dtype).kind in "if" and size * np.dtype(dtype).itemsize >= _COMPRESS_FROM
-    return {"zlib": True, "complevel": 4, "shuffle": True} if large else {}
+def _compression(dtype: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    width = np.dtype(dtype).itemsize
+    if np.dtype(dtype).kind not in "if" or math.prod(shape) * width < _COMPRESS_FROM:
+        return {}
+    # Whole rows, a megabyte at a time: netCDF's own choice cuts across them, and chunks of a study that are joined one
+    # after the other would pack each piece many times.
+    rows = min(shape[0], max(1, _COMPRESS_FROM // max(1, math.prod(shape[1:]) * width)))
+    return {"zlib": True, "complevel": 4, "shuffle": True, "chunksizes": (rows, *shape[1:])}
 
 
 # What grows with the network and with the steps: kilobytes and more a scenario.
@@ -347,10 +352,10 @@ def join(
     One chunk is in memory at a time. The file is what `write` makes of all of them together. Variables without any of
     these dimensions must agree, or the parts are not of one study; raises RetrogradError where they do not.
     """
-    schema, lengths = SCHEMAS[kind], dict.fromkeys(_JOINED, 0)
+    schema, lengths = SCHEMAS[kind], dict.fromkeys(JOINED, 0)
     for part in parts:
-        with read(part, kind, _JOINED) as ds:
-            for dim in _JOINED:
+        with read(part, kind, JOINED) as ds:
+            for dim in JOINED:
                 lengths[dim] += ds.sizes.get(dim, 0)
     with (
         netCDF4.Dataset(parts[0]) as first,
@@ -365,14 +370,16 @@ def join(
         for name, dim in first.dimensions.items():
             out.createDimension(name, lengths.get(name, len(dim)))
         for name, var in first.variables.items():
-            size = math.prod(len(out.dimensions[dim]) for dim in var.dimensions)
-            options = {} if var.dtype is str else _compression(var.dtype, size)
+            shape = tuple(len(out.dimensions[dim]) for dim in var.dimensions)
+            options: dict[str, Any] = {"chunk_cache": 4 * _COMPRESS_FROM}
+            if var.dtype is not str:
+                options |= _compression(var.dtype, shape)
             fill = getattr(var, "_FillValue", None)
             new = out.createVariable(name, var.dtype, var.dimensions, fill_value=fill, **options)
             new.setncatts({k: v for k, v in var.__dict__.items() if k != "_FillValue"})
         # NaN and texts as they stand.
         out.set_auto_maskandscale(False)
-        begin = dict.fromkeys(_JOINED, 0)
+        begin = dict.fromkeys(JOINED, 0)
         for part in parts:
             with netCDF4.Dataset(part) as ds:
                 ds.set_auto_maskandscale(False)
@@ -386,7 +393,7 @@ def _append(part: netCDF4.Dataset, out: netCDF4.Dataset, begin: dict[str, int]) 
         raise RetrogradError("chunks differ in their variables: they are not of one study; delete them and rerun.")
     first = not any(begin.values())
     for name, var in part.variables.items():
-        along = var.dimensions[0] if var.dimensions and var.dimensions[0] in _JOINED else None
+        along = var.dimensions[0] if var.dimensions and var.dimensions[0] in JOINED else None
         if name == "scenario":
             out[name][begin[name] : begin[name] + len(var)] = np.arange(begin[name], begin[name] + len(var))
         elif along:
@@ -396,7 +403,7 @@ def _append(part: netCDF4.Dataset, out: netCDF4.Dataset, begin: dict[str, int]) 
             out[name][:] = var[:]
         elif var.shape != out[name].shape or not np.array_equal(var[:], out[name][:], equal_nan=var.dtype is not str):
             raise RetrogradError(f"chunks disagree in {name}: they are not of the same study; delete them and rerun.")
-    for dim in _JOINED:
+    for dim in JOINED:
         begin[dim] += len(part.dimensions[dim]) if dim in part.dimensions else 0
 
 
