@@ -28,7 +28,7 @@ def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenar
     recorded = from_records(chunk, dynamics["x_start"].values, records, conserved)
     rungs = (steady["rung"].values if steady else np.zeros(len(chunk.ids), int), dynamics["rung"].values)
     problem = gradient_problem(cls, model, options)
-    progress = Progress("finite differences", WIDTHS, "widths")
+    progress = Progress("finite differences", WIDTHS * int(recorded.ok.sum()), "replays, one a scenario and width")
     watch = Stopwatch()
     table = form_gradients(cls, model, options, problem, recorded, records, rungs, progress.advance)
     watch.lap("gradients, their check and causes of failures, compilation included")

@@ -13,10 +13,11 @@ def main(run, stage, parts, named_inputs, numerics_digest, out_file):
     import json
 
     from retrograd import store
-    from retrograd.schema import SCHEMAS
 
-    datasets = [store.read(path, stage) for path in parts]
-    environments = [json.loads(ds.attrs["retrograd_environment"]) for ds in datasets]
+    environments = []
+    for path in parts:
+        with store.read(path, stage, lazily=store.JOINED) as ds:
+            environments.append(json.loads(ds.attrs["retrograd_environment"]))
     if any(e != environments[0] for e in environments):
         log.warning("the chunks of %s were computed in different environments; the first one is recorded", out_file)
     for name, path in named_inputs.items():
@@ -24,7 +25,7 @@ def main(run, stage, parts, named_inputs, numerics_digest, out_file):
     # The numbers come from the chunks: their code and environment stand here, not those of the joining.
     provenance = store.Provenance(run.settings, run.inputs, numerics_digest, environments[0])
     title = f"study {run.settings['study']}, variant {run.settings['variant']}"
-    store.write(store.concatenate(datasets), out_file, SCHEMAS[stage], provenance, title_of=title)
+    store.join(parts, out_file, stage, provenance, title_of=title)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Writes the scenario files of the three models under config/models. No random numbers: same bytes anywhere.
 
-python scripts/make_scenarios.py --out config/scenarios
+    python scripts/make_scenarios.py
+    python scripts/make_scenarios.py --scale 100_000
+
+The second one writes scale.tsv only, which is too large to be kept: that of config/studies/scale.yaml.
 """
 
 from __future__ import annotations
@@ -104,11 +107,32 @@ def speed() -> tuple[list[str], list[dict[str, str]]]:
     ]
     rows, levels = [], list(SWITCHES.values())
     for i in range(256):
-        # An additive recurrence by powers of the plastic number's inverse fills the square evenly.
-        k1, k3 = (-5 + width * ((0.5 + (i + 1) * step) % 1) for width, step in ((20, 0.7549), (25, 0.5698)))
+        k1, k3 = (-5 + width * share for width, share in zip((20, 25), spread(i, 0.7549, 0.5698), strict=True))
         row = {"scenario": f"s{i:03d}", "k1": f"{k1:.3f}", "k3": f"{k3:.3f}"}
         rows.append(row | {column: str(value) for column, value in levels[i % len(levels)].items()})
     return comments, rows
+
+
+def scale(count: int) -> tuple[list[str], list[dict[str, str]]]:
+    """Returns comments and rows: `count` points spread evenly over both turnover rates, none very stiff."""
+    comments = [
+        f"Stiff grid (config/models/stiff_grid.py): {count} mild points, to see what a large study costs.",
+        "k1, k3: ln of the turnover rates of target and regulator in 1/s.",
+    ]
+    rows = []
+    for i in range(count):
+        k1, k3 = (-5 + 10 * share for share in spread(i, 0.7548776662, 0.5698402910))
+        values = {"p2": "0", "k1": f"{k1:.4f}", "k2": "0", "k3": f"{k3:.4f}", "k4": "-3.2617188"}
+        rows.append({"scenario": f"s{i:06d}"} | values)
+    return comments, rows
+
+
+def spread(i: int, *steps: float) -> tuple[float, ...]:
+    """Returns the i-th point of an additive recurrence in the unit square.
+
+    - `steps`: powers of the plastic number's inverse, with which the points fill it evenly.
+    """
+    return tuple((0.5 + (i + 1) * step) % 1 for step in steps)
 
 
 def table(comments: list[str], rows: list[dict[str, str]]) -> str:
@@ -127,10 +151,14 @@ def main() -> None:
     """Writes the files."""
     parser = argparse.ArgumentParser(description="Write the scenario files.")
     parser.add_argument("--out", type=Path, default=SCENARIOS, help="the folder to write to")
-    out = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
-    for make in (turnover, atlas, speed, stiff_grid, robertson):
-        (out / f"{make.__name__}.tsv").write_text(table(*make()), encoding="utf-8", newline="\n")
+    parser.add_argument("--scale", type=int, help="write scale.tsv only, with so many scenarios")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    made = {make.__name__: make for make in (turnover, atlas, speed, stiff_grid, robertson)}
+    if given.scale:
+        made = {"scale": lambda: scale(given.scale)}
+    for name, make in made.items():
+        (given.out / f"{name}.tsv").write_text(table(*make()), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ class Costs:
     parses: float = 2.0  # a job: Slurm's batch script and its step
     metadata_bytes: float = 60.0  # a scenario and stage: its row is a parameter of its jobs
     result_bytes: float = 16_500.0  # a scenario
-    join_seconds_per_gb: float = 146.0  # in one process for each stage and variant
-    join_memory: float = 10.0  # times the bytes that are joined
+    join_seconds_per_gb: float = 41.0  # in one process for each stage and variant
+    join_bytes: float = 200e6  # memory of a join, besides its chunk
+    join_memory: float = 10.0  # times the bytes of a chunk
 
 
 def simulate(scenarios: int, nodes: int, costs: Costs) -> dict[str, float]:
@@ -55,11 +56,12 @@ def text(scenarios: int, nodes: int, costs: Costs) -> str:
     lines = [f"{scenarios:,} scenarios on {nodes:,} nodes: {chunks} chunks of {size:,}, {3 * chunks + 5:,} jobs"]
     lines += [f"{seconds:9,.0f} s {100 * seconds / total:4.0f} %  {part}" for part, seconds in parts.items()]
     joined = scenarios * costs.result_bytes / 1e9
+    memory = (costs.join_bytes + size * costs.result_bytes * costs.join_memory) / 1e9
     lines += [
         f"{total:9,.0f} s  100 %  in all; most of it: {max(parts, key=lambda part: parts[part])}",
         f"metadata: {3 * scenarios * costs.metadata_bytes / 1e9:.1f} GB in {3 * chunks + 5:,} files",
         f"memory of each Snakemake: {scenarios * costs.parse_bytes / 1e9:.1f} GB",
-        f"results: {joined:,.0f} GB; memory of the joins together: {joined * costs.join_memory:,.0f} GB",
+        f"results: {joined:,.0f} GB; memory of a join: {memory:.1f} GB",
     ]
     return "\n".join(lines)
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 # How many of a kind are drawn; what is left out is said in the captions.
 MOST_MAPS = 40
 MOST_LEVELS = 24
-MOST_MARKS = 12000
+MOST_MARKS = 4000
 MOST_SETS = 20
 MOST_INTERACTIONS = 8
 
@@ -250,7 +250,7 @@ def phases(treated: Treated, scenario: int) -> list[tuple[str, np.ndarray]]:
     """Returns the forward pass and both backward passes: what each is, and its attempts in order, as indices."""
     mine = treated.attempts(scenario)
     every = np.arange(mine.start, mine.stop)
-    accepted = every[treated.dynamics["attempt_accepted"].values[mine].astype(bool)]
+    accepted = every[treated.dynamics["attempt_accepted"][mine].values.astype(bool)]
     return [
         ("forward solve:\nevery attempt", every),
         ("backward, checkpoint:\nevery attempt", every[::-1]),

@@ -275,7 +275,7 @@ def gradient_table(
 ) -> dict[str, np.ndarray]:
     """Returns the variables of `gradients.nc` for all scenarios; those that were not simulated are skipped, with NaN.
 
-    - `done`: called with 1 after each width of the check's sweep.
+    - `done`: called after each width of the check's sweep, with the number of scenarios that were replayed.
     """
     total, wrt, methods = len(recorded.ok), len(problem.labels), len(problem.methods)
     nan = lambda *shape: np.full((total, *shape), np.nan)
@@ -317,7 +317,7 @@ def gradient_table(
     errors = discretisation(problem, part, replayed, scale)
     for name in ("loss_error", "x_error", "ode_error"):
         table[name][rows] = errors[name]
-    differences = problem.differences(part, replayed["loss"], stages, lambda: done(1))
+    differences = problem.differences(part, replayed["loss"], stages, done)
     kink = differences.pop("kink")
     for name, value in differences.items():
         table[name][rows] = value

@@ -309,8 +309,8 @@ def trajectories(results: Results, figure: Figure) -> None:
 def _record(treated: Treated, s: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns times and states of a scenario's record, its start included."""
     mine = treated.steps(s)
-    t = np.concatenate([[0.0], treated.dynamics["step_time"].values[mine]])
-    x = np.concatenate([treated.dynamics["x_start"].values[s : s + 1], treated.dynamics["step_x"].values[mine]])
+    t = np.concatenate([[0.0], treated.dynamics["step_time"][mine].values])
+    x = np.concatenate([treated.dynamics["x_start"].values[s : s + 1], treated.dynamics["step_x"][mine].values])
     return t, x
 
 
@@ -338,15 +338,12 @@ def steps(results: Results, figure: Figure) -> None:
     every_t: list[list[np.ndarray]] = [[] for _ in chosen]
     every_dt: list[np.ndarray] = []
     for row, treated in enumerate(pair):
-        start, end = treated.dynamics["attempt_start"].values, treated.dynamics["attempt_end"].values
-        accepted = treated.dynamics["attempt_accepted"].values.astype(bool)
-        finite = treated.dynamics["attempt_finite"].values.astype(bool)
         for column, (word, s) in enumerate(chosen):
             axes = grid[row, column]
-            mine = treated.attempts(s)
-            t, dt = end[mine], (end - start)[mine]
+            mine = treated.dynamics.isel(attempt=treated.attempts(s))
+            t, dt = mine["attempt_end"].values, mine["attempt_end"].values - mine["attempt_start"].values
             usable = (t > 0) & (dt > 0) & np.isfinite(dt)
-            yes, ok = accepted[mine], finite[mine]
+            yes, ok = (mine[name].values.astype(bool) for name in ("attempt_accepted", "attempt_finite"))
             for keep, style in (
                 (yes, {"color": BLUE, "marker": ".", "markersize": 3, "linestyle": "-", "linewidth": 0.7}),
                 (~yes & ok, {"color": VERMILION, "marker": "x", "markersize": 4, "linestyle": "none"}),

@@ -50,21 +50,21 @@ def form_gradients(
     - `options`: of the gradients' stage; `plain`: its problem without a rung.
     - `records`: their attempts.
     - `rungs`: each scenario's rung of the steady state and of the simulation, shape (scenario,).
-    - `done`: called with 1 after each width of the check's sweep.
+    - `done`: called after each width of the check's sweep, with the number of scenarios that were replayed.
     """
 
     pairs = np.stack(rungs, axis=1)
     rescued = recorded.ok & np.any(pairs > 0, axis=1)
 
-    def with_causes(problem: GradientProblem, data: Scenarios, done: Callable[[int], None]) -> dict[str, np.ndarray]:
+    def with_causes(problem: GradientProblem, data: Scenarios) -> dict[str, np.ndarray]:
         found = gradient_table(problem, data, done)
         return found | causes.table(of_gradients(problem, data, records, found))
 
-    table = with_causes(plain, recorded.only(~rescued), done)
+    table = with_causes(plain, recorded.only(~rescued))
     for pair in np.unique(pairs[rescued], axis=0):
         rows = rescued & np.all(pairs == pair, axis=1)
         problem = gradient_problem(cls, model, options, int(pair[0]), int(pair[1]))
-        part = with_causes(problem, recorded.only(rows), lambda count: None)
+        part = with_causes(problem, recorded.only(rows))
         for name, value in part.items():
             table[name][rows] = value[rows]
     return table

@@ -275,20 +275,32 @@ class GradientProblem:
     # -- the check ------------------------------------------------------------------------------------
 
     def differences(
-        self, data: Scenarios, loss: np.ndarray, stages: list[np.ndarray], done: Callable[[], object] = lambda: None
+        self,
+        data: Scenarios,
+        loss: np.ndarray,
+        stages: list[np.ndarray],
+        done: Callable[[int], object] = lambda count: None,
     ) -> dict[str, np.ndarray]:
         """Returns `fd`, `fd_error`, `fd_step`, `fd_left`, `fd_right`, `kink` (scenario, wrt) and the sweep.
 
-        The sweep is `fd_sweep`, `fd_sweep_width` (scenario, wrt, width).
+        The sweep is `fd_sweep`, `fd_sweep_width` (scenario, wrt, width). `done` is called after each width, with the
+        number of scenarios that were replayed.
 
         Every function value is a replay on the recorded steps, its stages solved to rounding from the recorded
         ones, with the steady state solved anew from the recorded one.
         """
+        out: dict[str, np.ndarray] = {}
+        for rows in self.replayer.portions(data.steps):
+            part = self._differences(data.take(rows), loss[rows], [stages[i] for i in rows], done)
+            for name, value in part.items():
+                out.setdefault(name, np.empty((len(loss), *value.shape[1:]), value.dtype))[rows] = value
+        return out
+
+    def _differences(self, data, loss, stages, done) -> dict[str, np.ndarray]:
         near = self.replayer.linearise(self.model, data.k_dynamic, data.steps, stages)
         scale = self.scales(data)
         noise = self._noise(data, loss, near)
-        every = range(len(self.columns))
-        found = self._sweep(data, loss, near, noise, widths(scale, self.dtype), every, done=done)
+        found = self._sweep(data, loss, near, noise, widths(scale, self.dtype), done=done)
         # Where the function bends within the narrowest width, as a limit cycle does whose steps are frozen, further
         # sweeps go on from there. Only their narrowest pair is free of bends, if any is.
         for start in FURTHER:
@@ -298,17 +310,17 @@ class GradientProblem:
                 eps = float(np.finfo(self.dtype).eps)
                 hopeless = eps * np.abs(loss)[:, None] / narrower[:, :, -1] > found["fd_error"]
                 open_ = coarse(found["fd_error"], np.abs(found["fd"]), most, self.dtype) & ~hopeless & ~found["kink"]
-            rows, columns = np.flatnonzero(np.any(open_, axis=1)), np.flatnonzero(np.any(open_, axis=0))
+            rows = np.flatnonzero(np.any(open_, axis=1))
             if not len(rows):
                 break
-            at = np.ix_(rows, columns)
-            part = (data.take(rows), loss[rows], near.take(rows), noise[rows], narrower[rows])
-            again = self._sweep(*part, columns.tolist(), 1)
-            before = np.where(np.isnan(found["fd_error"][at]), np.inf, found["fd_error"][at])
-            better = open_[at] & (again["fd_error"] < before)
+            # Along all columns, since the noise is measured on all of them: those that are open in other scenarios only
+            # would make a bound depend on its neighbours.
+            again = self._sweep(data.take(rows), loss[rows], near.take(rows), noise[rows], narrower[rows], 1)
+            before = np.where(np.isnan(found["fd_error"][rows]), np.inf, found["fd_error"][rows])
+            better = open_[rows] & (again["fd_error"] < before)
             for name, value in again.items():
                 mask = better.reshape(*better.shape, *[1] * (value.ndim - 2))
-                found[name][at] = np.where(mask, value, found[name][at])
+                found[name][rows] = np.where(mask, value, found[name][rows])
         return found
 
     def _noise(self, data: Scenarios, loss: np.ndarray, near: Linearised) -> np.ndarray:
@@ -328,18 +340,17 @@ class GradientProblem:
         near: Linearised,
         noise: np.ndarray,
         sweep: np.ndarray,
-        columns: Sequence[int],
         pairs: int = NOISE_PAIRS,
-        done: Callable[[], object] = lambda: None,
+        done: Callable[[int], object] = lambda count: None,
     ) -> dict[str, np.ndarray]:
-        # `differences` of some columns, by one sweep (scenario, wrt, width).
-        shape = (len(loss), len(columns))
+        # `differences` by one sweep (scenario, wrt, width).
+        shape = (len(loss), len(self.columns))
         out = {name: np.full(shape, np.nan) for name in ("fd", "fd_error", "fd_step", "fd_left", "fd_right")}
         out |= {name: np.full((*shape, WIDTHS), np.nan) for name in ("fd_sweep", "fd_sweep_width")}
         out["kink"] = np.zeros(shape, bool)
-        h, values = self._values(data, near, sweep, columns, done)
+        h, values = self._values(data, near, sweep, done)
         eps = float(np.finfo(self.dtype).eps)
-        samples = [Samples(h[c], values[c, 0], values[c, 1], loss, eps, noise) for c in range(len(columns))]
+        samples = [Samples(h[c], values[c, 0], values[c, 1], loss, eps, noise) for c in range(len(self.columns))]
         others = np.array([s.noise(pairs) for s in samples])
         for j, sample in enumerate(samples):
             found = estimate(sample, others, pairs)
@@ -380,8 +391,7 @@ class GradientProblem:
         data: Scenarios,
         near: Linearised,
         sweep: np.ndarray,
-        columns: Sequence[int],
-        done: Callable[[], object],
+        done: Callable[[int], object],
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the widths as floating point makes them, (column, scenario, width), and the losses at them.
 
@@ -389,13 +399,9 @@ class GradientProblem:
         the fewer iterations a stage takes, and all lanes wait for the slowest.
         """
         total, signs = len(data.steps), np.array([1.0, -1.0])
-        h = np.moveaxis(sweep[:, list(columns)], 1, 0).copy()
-        values = np.empty((len(columns), 2, total, h.shape[2]))
-        # Positions in `columns`, and what is there.
-        of = {
-            kind: [(c, self.columns[j][1]) for c, j in enumerate(columns) if self.columns[j][0] == kind]
-            for kind in KINDS
-        }
+        h = np.moveaxis(sweep, 1, 0).copy()
+        values = np.empty((len(h), 2, total, h.shape[2]))
+        of = {kind: [(c, i) for c, (found, i) in enumerate(self.columns) if found == kind] for kind in KINDS}
         moved = {}
         for kind in ("dynamic", "steady"):
             for c, i in of[kind]:
@@ -413,7 +419,7 @@ class GradientProblem:
                 at = [c for c, _ in of["network"]]
                 # A direction's width is that of the weights' norm, the same in all scenarios.
                 values[at, :, :, w] = self._at_weights(data, near, [i for _, i in of["network"]], h[at, 0, w])
-            done()
+            done(total)
         return h, values
 
     def _at_parameters(self, data, near, dynamic, steady, to) -> np.ndarray:

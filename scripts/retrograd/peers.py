@@ -53,16 +53,20 @@ def _solve(problem: GradientProblem, term: Any, x: jax.Array, args: Any, saveat:
 
 
 def checkpoint(
-    problem: GradientProblem, data: Scenarios
+    problem: GradientProblem, data: Scenarios, together: bool = False
 ) -> tuple[dict[str, np.ndarray], list[np.ndarray], list[np.ndarray]]:
     """Returns gradients by `diffrax.RecursiveCheckpointAdjoint` through the adaptive solve, as users form them.
+
+    - `together`: in batches, as is fastest; else one after the other. In a batch diffrax forms the first stage of all
+      lanes anew while any lane is at its first step, and saves states for the way back as the longest solve needs them:
+      the last digits of a scenario depend on its neighbours.
 
     Keys: `dynamic`, `steady`, `network`; NaN where diffrax did not get to the end: it would leave rows unsaved,
     and a finite derivative of those that are there. The other values are the ends of the steps that it took, and the
     states there, (step,) and (step, state).
     """
     order, back = _by_length(data)
-    through = _through_the_solve(problem)
+    through = _through_the_solve(problem, together)
     begun = time.perf_counter()
     gx, gk, gw, ends = batched(through, problem.model, data.x_start[order], data.k_dynamic[order])
     problem.seconds["checkpoint"] = time.perf_counter() - begun
@@ -73,7 +77,7 @@ def checkpoint(
 
 
 @functools.lru_cache(maxsize=KEPT)
-def _through_the_solve(problem: GradientProblem) -> Callable[..., Any]:
+def _through_the_solve(problem: GradientProblem, together: bool) -> Callable[..., Any]:
     term = diffrax.ODETerm(lambda t, x, args: problem.field(args[0], jnp.asarray(t), x, args[1]))
     times = jnp.asarray(problem.times)
     call = member(problem.cls, "loss", ())
@@ -96,9 +100,14 @@ def _through_the_solve(problem: GradientProblem) -> Callable[..., Any]:
         return only(gx), only(gk), only(flatten(gw).astype(k.dtype)), ends
 
     # Compiled ahead: the run is so long that nobody wants a second one to tell its time from the compiler's.
-    gradient = eqx.filter_jit(jax.vmap(one, in_axes=(None, 0, 0)))
+    gradient = eqx.filter_jit(jax.vmap(one, in_axes=(None, 0, 0)) if together else _in_turn(one))
     rows = lambda n: jnp.zeros((LANES, n), problem.dtype)
     return gradient.lower(problem.model, rows(problem.n), rows(len(problem.cls.parameters))).compile()
+
+
+def _in_turn(one: Callable[..., Any]) -> Callable[..., Any]:
+    # What `vmap` would give, each row by a program that sees no other.
+    return lambda model, x, k: jax.lax.map(lambda row: one(model, *row), (x, k))
 
 
 def _by_length(data: Scenarios) -> tuple[np.ndarray, np.ndarray]:
@@ -123,9 +132,7 @@ def backsolve_at(problem: GradientProblem, data: Scenarios, rtol: float) -> np.n
     The adjoint equations are integrated backwards together with the states (Chen et al. 2018, arXiv:1806.07366). By the
     weights only the checked directions are taken, or the system would be as large as the network.
     """
-    order, back = _by_length(data)
-    through = _backwards(problem, rtol)
-    ga, gx, gk = (g[back] for g in batched(through, None, data.x_start[order], data.k_dynamic[order]))
+    ga, gx, gk = batched(_backwards(problem, rtol), None, data.x_start, data.k_dynamic)
     start = problem.from_start(data, gx, gk, np.zeros((len(gx), problem.weights)))
     out = problem.columns_of(dict(zip(("dynamic", "steady", "network"), start, strict=True)))
     for j, (kind, i) in enumerate(problem.columns):
@@ -154,7 +161,8 @@ def _backwards(problem: GradientProblem, rtol: float) -> Callable[..., Any]:
         gradient, finished = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(zero, x, k)
         return jax.tree_util.tree_map(lambda g: jnp.where(finished, g, jnp.nan), gradient)
 
-    return eqx.filter_jit(jax.vmap(one, in_axes=(None, 0, 0)))
+    # In batches neighbours would change last digits, as in `checkpoint`.
+    return eqx.filter_jit(_in_turn(one))
 
 
 def free_differences(problem: GradientProblem, data: Scenarios) -> tuple[np.ndarray, np.ndarray]:

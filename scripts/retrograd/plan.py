@@ -22,7 +22,7 @@ from retrograd.loading import load_study
 from retrograd.packing import OWN, source
 from retrograd.provenance import canonical, code_digest, file_digest, text_digest
 from retrograd.references import digest_of, variants_of
-from retrograd.scenarios import chunks
+from retrograd.scenarios import automatic_size, chunks
 from retrograd.study import BESIDE, stage_options
 from retrograd.whole import whole
 
@@ -86,8 +86,9 @@ class Plan:
                 self.works[name] = Work(stage, settings, dict(upstream))
                 self._of[variant, stage] = name
                 upstream[stage] = name
-        table = self.study.table
-        self._chunks = chunks(len(table.ids), self.study.chunk_size)
+        count, size = len(self.study.table.ids), self.study.chunk_size
+        self.chunk_size = automatic_size(count, len(self.works)) if size == "auto" else size
+        self._chunks = chunks(count, self.chunk_size)
 
     @property
     def n_chunks(self) -> int:

@@ -45,7 +45,8 @@ NEWTON_STEPS = 30
 # Of the adjoint's and the tangent's algebra, whatever the width of states and Jacobians: a conserved quantity gives a
 # stage's matrix I - h a_ii df/dx the eigenvalue 1 beside those of the fast rates, and float32 loses it from 1e7 on.
 WALK = np.dtype(np.float64)
-# Above this size the inverse matrices of all steps are not kept, and neighbours are solved by full Newton.
+# What the inverse matrices of a portion of the scenarios may take. Neighbours of a scenario whose own take more are
+# solved by full Newton.
 LINEARISED_BYTES = 1 << 28
 
 
@@ -78,6 +79,8 @@ class Replayer:
         self._field = field
         self._step = self.make_step(options)
         self.tableau = self._step.tableau
+        # Of a step, rows of its stages that are kept, and rows of them that a neighbouring replay begins from.
+        self.kept, self.guesses = self._step.kept, self._step.guesses
         self._first_rate = eqx.filter_jit(
             jax.vmap(lambda model, x, k: field(model, jnp.zeros((), self.dtype), x, k), in_axes=(None, 0, 0))
         )
@@ -110,9 +113,11 @@ class Replayer:
             return jax.vmap(lambda column: solve(eye - ha * jac, column), out_axes=1)(eye)
 
         ha = (t1 - t0)[..., None] * diagonal
-        over_stages = jax.vmap(one, in_axes=(0, 0, 0, None))
-        over_lanes = jax.vmap(over_stages)
-        return jax.vmap(over_lanes, in_axes=(0, 0, 0, None))(stage_times(self.tableau.c, t0, t1), stages, ha, k)
+        over_lanes = jax.vmap(jax.vmap(one, in_axes=(0, 0, 0, None)))
+        # Step by step: in the product of a network with a whole block some rows are rounded otherwise than others.
+        return jax.lax.map(
+            lambda at: over_lanes(at[0], at[1], at[2], k), (stage_times(self.tableau.c, t0, t1), stages, ha)
+        )
 
     def _forward_block(self, model, weights, t0, t1, x, rate, k, guess, changes, inverses=None):
         # weights: (model, weight), of which each has its share of the lanes, or None: the model's own for all.
@@ -152,12 +157,16 @@ class Replayer:
         # Derivatives of the rates by weights and parameters in each direction: (step, lane, stage, dir, state).
         weights = flatten(model).astype(self.dtype)
 
-        def source(t, y, k):
+        def source(t, y, k, dw, dk):
             moved = lambda w, k: self._field(unflatten(model, w), t, y, k)
-            return jax.vmap(lambda dw, dk: jax.jvp(moved, (weights, k), (dw, dk))[1])(direction, dk)
+            return jax.jvp(moved, (weights, k), (dw, dk))[1]
 
-        over_lanes = jax.vmap(jax.vmap(source, in_axes=(0, 0, None)))
-        return jax.vmap(over_lanes, in_axes=(0, 0, None))(stage_times(self.tableau.c, t0, t1), stages, k)
+        over_stages = jax.vmap(source, in_axes=(0, 0, None, None, None))
+        over_lanes = jax.vmap(over_stages, in_axes=(0, 0, 0, None, None))
+        at_stages = self._points(t0, t1, stages)
+        # Step by step and direction by direction: in larger products some rows are rounded otherwise than others.
+        along = lambda dw, dk: jax.lax.map(lambda at: over_lanes(at[0], at[1], k, dw, dk), at_stages)
+        return jnp.moveaxis(jax.lax.map(lambda d: along(*d), (direction, dk)), 0, 3)
 
     def _backward_block(self, model, t0, t1, k, stages, jacobians, injected, lam, grad_k, grad_model):
         # t0, t1: (step, lane); lam: (lane, state); injected: (step, lane, state), the loss's cotangent of each step's
@@ -282,7 +291,7 @@ class Replayer:
         """
         lengths = near.lengths[owner]
         ends = [np.zeros((n, self.n)) for n in lengths]
-        kept = [np.zeros((n if keep_stages else 0, self._step.kept, self.n)) for n in lengths]
+        kept = [np.zeros((n if keep_stages else 0, self.kept, self.n)) for n in lengths]
         models = 1 if weights is None else len(weights)
         of = np.zeros(len(owner), int) if of is None else of
         waiting: list[list[int]] = [[] for _ in range(models)]
@@ -352,19 +361,35 @@ class Replayer:
         Results: lists of arrays (step, state) and (step, stage, state).
         """
         t0, t1 = self._times(steps)
-        unknown = np.broadcast_to(np.asarray(np.nan, self.dtype), (*t0.shape, self._step.guesses, self.n))
+        unknown = np.broadcast_to(np.asarray(np.nan, self.dtype), (*t0.shape, self.guesses, self.n))
         near = Linearised(np.array([len(v) for v in steps], int), t0, t1, unknown, None)
         return self._walk(model, x_start, k, np.arange(len(steps)), near, None, True)
+
+    def portions(self, steps: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns the rows of scenarios whose inverse matrices are kept at a time, those with fewest steps first.
+
+        Whether a scenario's are kept at all depends on its own steps alone, and so do its neighbours' last digits.
+        """
+        each = BLOCK * self.guesses * self.n**2 * self.dtype.itemsize
+        out: list[list[int]] = []
+        for i in np.argsort([len(v) for v in steps], kind="stable"):
+            # All take as much as the longest.
+            size = each * -(-len(steps[i]) // BLOCK)
+            if out and (len(out[-1]) + 1) * size <= LINEARISED_BYTES:
+                out[-1].append(int(i))
+            else:
+                out.append([int(i)])
+        return [np.sort(rows) for rows in out]
 
     def linearise(
         self, model: Model, k: np.ndarray, steps: Sequence[np.ndarray], stages: Sequence[np.ndarray]
     ) -> Linearised:
-        """Returns what `perturbed` starts from; arguments as `backward` takes them."""
+        """Returns what `perturbed` starts from, for one of the `portions`; arguments as `backward` takes them."""
         lengths = np.array([len(v) for v in steps], int)
         t0, t1 = self._times(steps)
-        y = np.zeros((*t0.shape, self._step.guesses, self.n), self.dtype)
+        y = np.zeros((*t0.shape, self.guesses, self.n), self.dtype)
         out = Linearised(lengths, t0, t1, y, None)
-        if not self._step.guesses:
+        if not self.guesses:
             return out
         for i, rows in enumerate(stages):
             y[: lengths[i], i] = rows
@@ -466,7 +491,7 @@ class Replayer:
 
     def _stacked(self, lanes: np.ndarray, stages: Sequence[np.ndarray], part: slice) -> np.ndarray:
         # Of one block, (step, lane, stage, state); behind a lane's last step its last stages, so that all is finite.
-        out = np.zeros((BLOCK, len(lanes), self._step.kept, self.n), self.dtype)
+        out = np.zeros((BLOCK, len(lanes), self.kept, self.n), self.dtype)
         for lane, item in enumerate(lanes):
             if len(stages[item]):
                 row = np.minimum(np.arange(part.start, part.stop), len(stages[item]) - 1)

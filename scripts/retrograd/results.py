@@ -25,6 +25,8 @@ class Treated:
 
     - `method`: the gradient method whose verdict decides its outcomes.
     - `settings`: what each of its stages was computed with, by stage.
+    - `dynamics`, `gradients`, `steady`: the stages' files. Steps, attempts and gradients by weights are read where they
+      are asked for: choose rows before `.values`.
     """
 
     name: str
@@ -206,7 +208,7 @@ def load(
     """
     variants = []
     for name, resolved in settings["resolved"].items():
-        files = {s: store.read(Path(folder) / name / f"{s}.nc", s) for s in settings["stages"]}
+        files = {s: store.read(Path(folder) / name / f"{s}.nc", s, store.LARGE) for s in settings["stages"]}
         variants.append(
             Treated(
                 name=name,

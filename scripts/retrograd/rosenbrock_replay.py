@@ -41,19 +41,18 @@ class RosenbrockReplayer(Replayer):
         return slopes(lambda t, x: self._field(model, t, x, k), t, x)[1:]
 
     def _sources_block(self, model, direction, t0, t1, k, dk, stages):
-        # Derivatives in each direction of weights and parameters: of the rates, (step, lane, stage, dir, state), and of
-        # the slopes at the start, (step, lane, dir, state, state) and (step, lane, dir, state).
+        # Besides, of the slopes at the start: (step, lane, dir, state, state) and (step, lane, dir, state).
+        rates = super()._sources_block(model, direction, t0, t1, k, dk, stages)
         weights = flatten(model).astype(self.dtype)
-        with_ = lambda call, t, y, k: jax.vmap(
-            lambda dw, dk: jax.jvp(lambda w, k: call(unflatten(model, w), t, y, k), (weights, k), (dw, dk))[1]
-        )(direction, dk)
 
-        def lane(times, points, k):
-            rates = jax.vmap(lambda t, y: with_(self._field, t, y, k))(times, points)
-            return rates, *with_(self._start_slopes, times[0], points[0], k)
+        def source(t, x, k, dw, dk):
+            moved = lambda w, k: self._start_slopes(unflatten(model, w), t, x, k)
+            return jax.jvp(moved, (weights, k), (dw, dk))[1]
 
-        over_lanes = jax.vmap(lane)
-        return jax.lax.map(lambda at: over_lanes(at[0], at[1], k), self._points(t0, t1, stages))
+        over_lanes = jax.vmap(source, in_axes=(0, 0, 0, None, None))
+        along = lambda dw, dk: jax.lax.map(lambda at: over_lanes(at[0], at[1], k, dw, dk), (t0, stages[..., 0, :]))
+        of_slopes = jax.lax.map(lambda d: along(*d), (direction, dk))
+        return rates, *(jnp.moveaxis(v, 0, 2) for v in of_slopes)
 
     def _backward_block(self, model, t0, t1, k, stages, jacobians, injected, lam, grad_k, grad_model):
         tab, eye = Rodas5PTableau, jnp.eye(self.n, dtype=WALK)

@@ -88,7 +88,6 @@ class RungeKutta:
         self.field = field
         self._floor = atol
         self._newton_steps = newton_steps
-        # Rows of `Step.stages`, and how many of them a neighbouring step begins from.
         self.kept = self.tableau.stages
         self.guesses = self.kept if self.tableau.implicit else 0
 

@@ -57,6 +57,25 @@ class Table:
         return [[math.nan if i is None else row[i] for i in index] for row in self.rows]
 
 
+# What `chunk_size: auto` makes of a study; workflow/DECISIONS.md, 40, has the reasons.
+SMALLEST_CHUNK, CHUNK_GROWTH, MOST_JOBS = 128, 6, 2000
+
+
+def automatic_size(n: int, works: int) -> int:
+    """Returns the scenarios of a job [1] where the config leaves it open: a power of two from 128 on.
+
+    - `n`: number of scenarios. Time is least where chunks grow as its root.
+    - `works`: jobs on each chunk, of all stages together. All jobs on chunks together stay below 2,000.
+    """
+    size = SMALLEST_CHUNK
+    while size < CHUNK_GROWTH * math.sqrt(n) or works * math.ceil(n / size) >= MOST_JOBS:
+        # One chunk is as coarse as it gets.
+        if size >= n:
+            break
+        size *= 2
+    return size
+
+
 def chunks(n: int, size: int) -> list[tuple[int, int]]:
     """Returns (start, stop) of the scenarios of each job: n scenarios, at most `size` a job, in order."""
     return [(start, min(start + size, n)) for start in range(0, n, size)]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import netCDF4
 import numpy as np
 import xarray as xr
 
@@ -21,6 +23,10 @@ from retrograd.whole import whole
 _VOLATILE = ("retrograd_content_sha256", "retrograd_environment")
 # Dimensions whose entries have units of their own.
 _WITH_UNITS = ("state", "parameter")
+# Along these the chunks of a study follow each other.
+JOINED: tuple[str, ...] = ("scenario", "step", "attempt")
+# Bytes of a variable that are read at a time.
+_PIECE = 1 << 24
 # Below this size compression costs more bytes than it saves.
 _COMPRESS_FROM = 1 << 20
 
@@ -35,27 +41,51 @@ class Provenance:
     environment: dict[str, Any] = field(default_factory=dict)
 
 
-def content_digest(tree: xr.Dataset | xr.DataTree) -> str:
-    """Returns a sha256 of names, dimensions, values and attributes; environment and encoding do not enter.
+class _Digest:
+    """The sha256 of contents that come piece by piece: names, dimensions, values and attributes.
 
-    Values are hashed little-endian and in C order, so that it is the same under every library version,
-    byte order and compression.
+    Values are hashed little-endian and in C order, so that it is the same under every library version, byte order and
+    compression. Environment and encoding do not enter.
     """
-    digest = hashlib.sha256()
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def group(self, path: str, attrs: Mapping[str, Any]) -> None:
+        kept = {k: _plain(v) for k, v in attrs.items() if k not in _VOLATILE}
+        self._sha.update(f"group {path} {canonical(kept)}\n".encode())
+
+    def variable(
+        self, name: str, dims: tuple[Any, ...], shape: tuple[int, ...], attrs: Mapping[str, Any], pieces: Iterable[Any]
+    ) -> None:
+        """- `pieces`: arrays that make the values, joined along the first dimension."""
+        kept = {k: _plain(v) for k, v in attrs.items() if k != "_FillValue"}
+        self._sha.update(f"{name} {dims} {shape} {canonical(kept)}\n".encode())
+        texts = 0
+        for piece in pieces:
+            if piece.dtype.kind in "OUST":
+                listed = canonical(np.asarray(piece, dtype=object).ravel().tolist())[1:-1]
+                self._sha.update(f"{',' if texts and listed else '' if texts else '['}{listed}".encode())
+                texts += 1
+            else:
+                values = np.ascontiguousarray(piece)
+                self._sha.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
+        self._sha.update(b"]" if texts else b"")
+
+    def hexdigest(self) -> str:
+        return self._sha.hexdigest()
+
+
+def content_digest(tree: xr.Dataset | xr.DataTree) -> str:
+    """Returns a sha256 of names, dimensions, values and attributes; environment and encoding do not enter."""
+    digest = _Digest()
     nodes = tree.subtree if isinstance(tree, xr.DataTree) else [xr.DataTree(tree)]
     for node in sorted(nodes, key=lambda n: n.path):
         ds = node.to_dataset(inherit=False)
-        attrs = {k: _plain(v) for k, v in ds.attrs.items() if k not in _VOLATILE}
-        digest.update(f"group {node.path} {canonical(attrs)}\n".encode())
+        digest.group(node.path, ds.attrs)
         for name in sorted(map(str, ds.variables)):
             var = ds.variables[name]
-            attrs = {k: _plain(v) for k, v in var.attrs.items() if k != "_FillValue"}
-            digest.update(f"{name} {var.dims} {var.shape} {canonical(attrs)}\n".encode())
-            if var.dtype.kind in "OUST":
-                digest.update(canonical(np.asarray(var.values, dtype=object).ravel().tolist()).encode())
-            else:
-                values = np.ascontiguousarray(var.values)
-                digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
+            digest.variable(name, var.dims, var.shape, var.attrs, [var.values])
     return digest.hexdigest()
 
 
@@ -178,26 +208,7 @@ def write(
     is_tree = isinstance(tree, xr.DataTree)
     root = tree.to_dataset(inherit=False) if is_tree else tree
     _refuse_incomplete(root, schema)
-    config = canonical(provenance.config)
-    attrs = {
-        "Conventions": "CF-1.11, ACDD-1.3",
-        "title": f"{schema.title}{': ' if title_of else ''}{title_of}",
-        "summary": schema.summary,
-        "keywords": "ordinary differential equations, stiff, gradient, reproducibility",
-        "institution": "unknown",
-        "source": f"Retrograd {__version__}, rule {schema.rule}",
-        "history": f"written by rule {schema.rule} of Retrograd {__version__}",
-        "references": "see CITATION.cff of Retrograd",
-        "comment": "free of wall-clock times, host names and absolute paths: the same computation gives the same bytes",
-        "license": "the licence of the study; Retrograd claims none",
-        **root.attrs,
-        "retrograd_schema": schema.tag,
-        "retrograd_version": __version__,
-        "retrograd_code_digest": provenance.code_digest,
-        "retrograd_config": config,
-        "retrograd_inputs": canonical(dict(provenance.inputs)),
-        "retrograd_environment": canonical(provenance.environment),
-    }
+    attrs = _global_attributes(schema, provenance, title_of, root.attrs)
     if is_tree:
         tree = tree.copy(deep=False)
         tree.attrs = attrs
@@ -211,6 +222,28 @@ def write(
             tree.to_netcdf(temporary, engine="netcdf4", format="NETCDF4", encoding=encoding)
         else:
             tree.to_netcdf(temporary, engine="netcdf4", format="NETCDF4", encoding=_encoding(tree))
+
+
+def _global_attributes(schema: Schema, provenance: Provenance, title_of: str, own: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        "Conventions": "CF-1.11, ACDD-1.3",
+        "title": f"{schema.title}{': ' if title_of else ''}{title_of}",
+        "summary": schema.summary,
+        "keywords": "ordinary differential equations, stiff, gradient, reproducibility",
+        "institution": "unknown",
+        "source": f"Retrograd {__version__}, rule {schema.rule}",
+        "history": f"written by rule {schema.rule} of Retrograd {__version__}",
+        "references": "see CITATION.cff of Retrograd",
+        "comment": "free of wall-clock times, host names and absolute paths: the same computation gives the same bytes",
+        "license": "the licence of the study; Retrograd claims none",
+        **own,
+        "retrograd_schema": schema.tag,
+        "retrograd_version": __version__,
+        "retrograd_code_digest": provenance.code_digest,
+        "retrograd_config": canonical(provenance.config),
+        "retrograd_inputs": canonical(dict(provenance.inputs)),
+        "retrograd_environment": canonical(provenance.environment),
+    }
 
 
 def _refuse_incomplete(ds: xr.Dataset, schema: Schema) -> None:
@@ -234,29 +267,48 @@ def _encoding(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
         options: dict[str, Any] = {"_FillValue": None}
         if var.dtype.kind == "f" and name not in ds.coords:
             options["_FillValue"] = np.nan
-        if var.dtype.kind in "if" and var.nbytes >= _COMPRESS_FROM:
-            options.update(zlib=True, complevel=4, shuffle=True)
+        options |= _compression(var.dtype, var.shape)
         if var.dtype.kind == "O":
             options["dtype"] = str
         encoding[str(name)] = options
     return encoding
 
 
-def read(path: str | os.PathLike[str], kind: str) -> xr.Dataset:
-    """Returns one of our flat files, loaded and closed; raises RetrogradError where it is not what it should be."""
+def _compression(dtype: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    width = np.dtype(dtype).itemsize
+    if np.dtype(dtype).kind not in "if" or math.prod(shape) * width < _COMPRESS_FROM:
+        return {}
+    # Whole rows, a megabyte at a time: netCDF's own choice cuts across them, and chunks of a study that are joined one
+    # after the other would pack each piece many times.
+    rows = min(shape[0], max(1, _COMPRESS_FROM // max(1, math.prod(shape[1:]) * width)))
+    return {"zlib": True, "complevel": 4, "shuffle": True, "chunksizes": (rows, *shape[1:])}
+
+
+# What grows with the network and with the steps: kilobytes and more a scenario.
+LARGE = ("step", "attempt", "weight")
+
+
+def read(path: str | os.PathLike[str], kind: str, lazily: tuple[str, ...] = ()) -> xr.Dataset:
+    """Returns one of our flat files, loaded and closed; raises RetrogradError where it is not what it should be.
+
+    - `lazily`: dimensions whose variables stay in the file, which stays open: of them is read what is asked for, each
+      time that it is.
+    """
     schema = SCHEMAS[kind]
+    again = f"`snakemake --cores 1 --forcerun {schema.rule}` to rebuild it."
     try:
-        ds = xr.load_dataset(path, engine="netcdf4", decode_times=False)
+        ds = xr.open_dataset(path, engine="netcdf4", decode_times=False, cache=False)
+        for var in ds.variables.values():
+            if not set(lazily) & set(var.dims):
+                var.load()
+        if not lazily:
+            ds.close()
     except Exception as error:
-        raise RetrogradError(
-            f"{path} cannot be read ({error}). Rule {schema.rule} makes it: run "
-            f"`snakemake --cores 1 --forcerun {schema.rule}` to rebuild it."
-        ) from error
+        raise RetrogradError(f"{path} cannot be read ({error}). Rule {schema.rule} makes it: run {again}") from error
     found = ds.attrs.get("retrograd_schema")
     if found != schema.tag:
         raise RetrogradError(
-            f"{path} has schema {found!r}, wanted {schema.tag!r}: it was made by another version or stage. "
-            f"Run `snakemake --cores 1 --forcerun {schema.rule}` to rebuild it."
+            f"{path} has schema {found!r}, wanted {schema.tag!r}: it was made by another version or stage. Run {again}"
         )
     return ds
 
@@ -287,30 +339,83 @@ def open_results(path: str | os.PathLike[str]) -> xr.Dataset:
     return ds.assign_coords({dim: (dim, np.asarray(v, dtype=str)) for dim, v in swap.items()})
 
 
-def concatenate(parts: list[xr.Dataset]) -> xr.Dataset:
-    """Returns chunks of a study joined in order: along `scenario`, and along `step` and `attempt`.
+def join(
+    parts: Sequence[str | os.PathLike[str]],
+    path: str | os.PathLike[str],
+    kind: str,
+    provenance: Provenance,
+    *,
+    title_of: str = "",
+) -> None:
+    """Writes the chunks of a study as one file, in order: along `scenario`, and along `step` and `attempt`.
 
-    Variables without any of these dimensions must agree, or the parts are not of one study.
+    One chunk is in memory at a time. The file is what `write` makes of all of them together. Variables without any of
+    these dimensions must agree, or the parts are not of one study; raises RetrogradError where they do not.
     """
-    first = parts[0]
-    if any(set(p.variables) != set(first.variables) for p in parts):
+    schema, lengths = SCHEMAS[kind], dict.fromkeys(JOINED, 0)
+    for part in parts:
+        with read(part, kind, JOINED) as ds:
+            for dim in JOINED:
+                lengths[dim] += ds.sizes.get(dim, 0)
+    with (
+        netCDF4.Dataset(parts[0]) as first,
+        whole(path) as temporary,
+        netCDF4.Dataset(temporary, "w", format="NETCDF4") as out,
+    ):
+        own = {k: first.getncattr(k) for k in first.ncattrs()}
+        attrs = _global_attributes(schema, provenance, title_of, {})
+        # Where the digest will stand. xarray's own note on coordinates comes last.
+        attrs["retrograd_content_sha256"] = "0" * 64
+        out.setncatts(attrs | {k: v for k, v in own.items() if k == "coordinates"})
+        for name, dim in first.dimensions.items():
+            out.createDimension(name, lengths.get(name, len(dim)))
+        for name, var in first.variables.items():
+            shape = tuple(len(out.dimensions[dim]) for dim in var.dimensions)
+            options: dict[str, Any] = {"chunk_cache": 4 * _COMPRESS_FROM}
+            if var.dtype is not str:
+                options |= _compression(var.dtype, shape)
+            fill = getattr(var, "_FillValue", None)
+            new = out.createVariable(name, var.dtype, var.dimensions, fill_value=fill, **options)
+            new.setncatts({k: v for k, v in var.__dict__.items() if k != "_FillValue"})
+        # NaN and texts as they stand.
+        out.set_auto_maskandscale(False)
+        begin = dict.fromkeys(JOINED, 0)
+        for part in parts:
+            with netCDF4.Dataset(part) as ds:
+                ds.set_auto_maskandscale(False)
+                _append(ds, out, begin)
+        out.retrograd_content_sha256 = _digest_of(out)
+
+
+def _append(part: netCDF4.Dataset, out: netCDF4.Dataset, begin: dict[str, int]) -> None:
+    # Writes a chunk behind those before it, and moves `begin` on to where the next one goes.
+    if set(part.variables) != set(out.variables):
         raise RetrogradError("chunks differ in their variables: they are not of one study; delete them and rerun.")
-    joined: dict[str, Any] = {}
-    for name, var in first.variables.items():
-        along = [d for d in ("scenario", "step", "attempt") if d in var.dims]
-        pieces = [p.variables[name] for p in parts]
-        if not along:
-            if any(not p.identical(var) for p in pieces[1:]):
-                raise RetrogradError(
-                    f"chunks disagree in {name}: they are not of the same study; delete them and rerun."
-                )
-            joined[str(name)] = var
-        elif name == "scenario":
-            total = sum(p.size for p in pieces)
-            joined["scenario"] = (("scenario",), np.arange(total, dtype=np.int32), var.attrs)
-        else:
-            axis = var.dims.index(along[0])
-            joined[str(name)] = (var.dims, np.concatenate([p.values for p in pieces], axis=axis), var.attrs)
-    ds = xr.Dataset({k: v for k, v in joined.items() if k not in first.coords})
-    ds = ds.assign_coords({k: v for k, v in joined.items() if k in first.coords})
-    return ds.assign_attrs({k: v for k, v in first.attrs.items() if not k.startswith("retrograd_")})
+    first = not any(begin.values())
+    for name, var in part.variables.items():
+        along = var.dimensions[0] if var.dimensions and var.dimensions[0] in JOINED else None
+        if name == "scenario":
+            out[name][begin[name] : begin[name] + len(var)] = np.arange(begin[name], begin[name] + len(var))
+        elif along:
+            if len(var):
+                out[name][begin[along] : begin[along] + len(var)] = var[:]
+        elif first:
+            out[name][:] = var[:]
+        elif var.shape != out[name].shape or not np.array_equal(var[:], out[name][:], equal_nan=var.dtype is not str):
+            raise RetrogradError(f"chunks disagree in {name}: they are not of the same study; delete them and rerun.")
+    for dim in JOINED:
+        begin[dim] += len(part.dimensions[dim]) if dim in part.dimensions else 0
+
+
+def _digest_of(file: netCDF4.Dataset) -> str:
+    # The `content_digest` of a flat file, some rows at a time.
+    digest = _Digest()
+    noted = lambda attrs: {k: v for k, v in attrs.items() if k != "coordinates"}
+    digest.group("/", noted(file.__dict__))
+    for name in sorted(file.variables):
+        var = file[name]
+        row = max(1, math.prod(var.shape[1:])) * (8 if var.dtype is str else var.dtype.itemsize)
+        rows = max(1, _PIECE // row)
+        pieces = (var[i : i + rows] for i in range(0, max(len(var), 1), rows)) if var.shape else (var[...],)
+        digest.variable(name, var.dimensions, var.shape, noted(var.__dict__), pieces)
+    return digest.hexdigest()

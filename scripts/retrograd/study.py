@@ -196,6 +196,15 @@ class Factors(Part):
     )
 
 
+ChunkSize = Annotated[
+    Size | Literal["auto"],
+    only(
+        "auto, or a whole number from 1 to 100000",
+        lambda v: v == "auto" or (isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 100_000),
+    ),
+]
+
+
 def _save_times_kind(value: Any) -> str | None:
     if isinstance(value, dict | Grid):
         return "<grid>"
@@ -231,7 +240,7 @@ class Study(Part):
     factors: Factors | None = Field(
         default=None, description="null, or factors whose combinations are further variants"
     )
-    chunk_size: Size = Field(default=64, description="scenarios per job [1]")
+    chunk_size: ChunkSize = Field(default="auto", description="scenarios per job [1]; auto: by the number of scenarios")
     gradient: Gradient = Field(default=Gradient(), description="which derivatives are formed and checked")
     benchmark: Benchmark = Field(default=Benchmark(), description="what `snakemake benchmark` measures")
     publication: Publication = Field(default=Publication(), description="what the study's archive says about it")

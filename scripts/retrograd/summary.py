@@ -31,8 +31,8 @@ def summarize(folder: str, variants: Sequence[Mapping[str, Any]]) -> xr.Dataset:
 
 
 def _one(folder: Path, method: str) -> dict[str, Any]:
-    dynamics = store.read(folder / "dynamics.nc", "dynamics")
-    gradients = store.read(folder / "gradients.nc", "gradients")
+    dynamics = store.read(folder / "dynamics.nc", "dynamics", store.LARGE)
+    gradients = store.read(folder / "gradients.nc", "gradients", store.LARGE)
     steady_file = folder / "steady_state.nc"
     steady = store.read(steady_file, "steady_state") if steady_file.exists() else None
     methods = store.labels(gradients, "method")

@@ -32,7 +32,7 @@ def derivatives(name: str, problem: GradientProblem, data: Scenarios) -> np.ndar
       recorded steps.
     """
     if name.startswith("checkpoint"):
-        return problem.columns_of(peers.checkpoint(problem, data)[0])
+        return problem.columns_of(peers.checkpoint(problem, data, together=True)[0])
     if name == "backsolve":
         return peers.backsolve_at(problem, data, problem.options["controller"]["rtol"])
     if name == "fd_free":

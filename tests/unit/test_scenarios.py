@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from retrograd.messages import ConfigError
-from retrograd.scenarios import Table, chunks, read_scenarios
+from retrograd.scenarios import Table, automatic_size, chunks, read_scenarios
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +38,24 @@ def test_chunks():
     assert chunks(10, 4) == [(0, 4), (4, 8), (8, 10)]
     assert chunks(4, 4) == [(0, 4)]
     assert chunks(0, 4) == []
+
+
+def test_chunks_grow_with_the_study_and_with_nothing_else():
+    # The default study is one chunk; a thousand scenarios keep eight cores busy in each of two rounds at most.
+    sizes = {1: 128, 96: 128, 128: 128, 1000: 256, 10_000: 1024, 100_000: 2048, 1_000_000: 8192}
+    assert {n: automatic_size(n, 3) for n in sizes} == sizes
+
+
+@pytest.mark.parametrize("works", [1, 3, 15, 400])
+@pytest.mark.parametrize("n", [1, 127, 5000, 123_456, 10_000_000])
+def test_jobs_stay_below_two_thousand(n: int, works: int):
+    size = automatic_size(n, works)
+    assert works * len(range(0, n, size)) < 2000
+    assert size == 128 or size // 2 < n
+
+
+def test_more_works_than_jobs_are_one_chunk_each():
+    assert automatic_size(1000, 3000) >= 1000
 
 
 def test_table_values(tmp_path: Path):

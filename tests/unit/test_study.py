@@ -119,7 +119,7 @@ def test_a_valid_study():
     assert config == CONFIG
     assert study.model.class_ == "Decay"
     assert study.variants == ("naive", "recommended", "mine")
-    assert (study.chunk_size, study.strict) == (64, False)
+    assert (study.chunk_size, study.strict) == ("auto", False)
     assert study.gradient.wrt == ("dynamic", "steady", "network")
     assert study.table.ids == ("s01", "s02")
     assert study.variant("mine").segments is not None
@@ -275,9 +275,9 @@ def test_an_empty_config():
             "steady",
             "start: found 'steady', wanted one of steady_state, initial_state; did you mean 'steady_state'?",
         ),
-        ("chunk_size", 0, "chunk_size: found 0, wanted a whole number from 1 to 100000"),
-        ("chunk_size", True, "chunk_size: found true, wanted a whole number from 1 to 100000"),
-        ("chunk_size", 6.5, "chunk_size: found 6.5, wanted a whole number from 1 to 100000"),
+        ("chunk_size", 0, "chunk_size: found 0, wanted auto, or a whole number from 1 to 100000"),
+        ("chunk_size", True, "chunk_size: found true, wanted auto, or a whole number from 1 to 100000"),
+        ("chunk_size", 6.5, "chunk_size: found 6.5, wanted auto, or a whole number from 1 to 100000"),
         ("strict", 1, "strict: found 1, wanted true or false"),
         ("portable", "x86", "portable: found 'x86', wanted true or false"),
         (

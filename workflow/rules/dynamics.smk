@@ -12,7 +12,7 @@ rule dynamics_chunk:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=by_attempt(3000),
+        mem_mb=by_attempt(CHUNK_MEMORY),
         runtime=by_attempt(60),
     params:
         settings=chunk_settings,
