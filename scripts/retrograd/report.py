@@ -563,6 +563,7 @@ def scenario_table(results: Results) -> tuple[list[dict[str, Any]], int]:
         keep = np.lexsort((-results.attempts[i], -failing, results.outcome[i] == 0))[:MOST_SCENARIOS]
         keep = np.sort(keep)
     cause = results.summary["cause"].values
+    rungs = [ds["rung_name"].values for ds in (results.best.steady, results.best.dynamics) if ds is not None]
     rows = []
     for s in keep:
         cells = []
@@ -577,16 +578,11 @@ def scenario_table(results: Results) -> tuple[list[dict[str, Any]], int]:
                     "why": why,
                 }
             )
-        rung = ", ".join(names[s] for names in _rung_names(results.best) if names[s] != "none")
+        rung = ", ".join(str(names[s]) for names in rungs if names[s] != "none")
         rows.append(
             {"name": results.scenarios[s], "cells": cells, "attempts": int(results.attempts[i, s]), "rung": rung}
         )
     return rows, total - len(rows)
-
-
-def _rung_names(treated: Treated) -> list[list[str]]:
-    stages = [ds for ds in (treated.steady, treated.dynamics) if ds is not None]
-    return [[str(name) for name in ds["rung_name"].values] for ds in stages]
 
 
 # --- where it all comes from ----------------------------------------------------------------------

@@ -27,7 +27,7 @@ rule summary:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=by_attempt(2000),
+        mem_mb=by_attempt(STUDY_MEMORY),
         runtime=by_attempt(10),
     params:
         settings=PLAN.summary_settings(),
@@ -90,7 +90,7 @@ rule report:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
-        mem_mb=by_attempt(3000),
+        mem_mb=by_attempt(STUDY_MEMORY),
         runtime=by_attempt(10),
     params:
         settings=PLAN.report_settings(),
