@@ -184,7 +184,7 @@ class Casadi(Contestant):
         both = scalars(p)
         rate = translated(field, flat, np.zeros(()), np.zeros(self.n), np.zeros(parameters))
         rates = rate(both[parameters:], scalars(t)[0], scalars(x), both[:parameters])
-        settings = {"reltol": self.rtol, "abstol": self.atol, "max_num_steps": 100_000}
+        settings = {"reltol": self.rtol, "abstol": self.atol, "max_num_steps": 10_000}
         after = self.times[self.times > 0].tolist()
         dae = {"x": x, "p": p, "t": t, "ode": ca.vertcat(*rates)}
         integrator = ca.integrator("integrator", "cvodes", dae, 0.0, after, settings)
