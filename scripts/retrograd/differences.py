@@ -123,14 +123,17 @@ def estimate(samples: Samples, others: np.ndarray | None = None, pairs: int = NO
     - `pairs`: how many pairs of neighbouring widths, from the narrow end, give the noise.
 
     Functions with a common value have a common noise, which is known better from all of them than from each. The
-    median counts, of two the smaller: a kink looks like noise, and belongs to the variables that cross it.
+    median counts, of two the smaller: a kink looks like noise, and belongs to the variables that cross it. A variable
+    that changes no bit of the value shows no noise, and says nothing of it.
     """
     with np.errstate(all="ignore"):
         own = samples.noise(pairs)
         least = samples.noise(1)
         common = None
         if others is not None and len(others):
-            common = np.sort(others, axis=0)[(len(others) - 1) // 2]
+            seen = np.sort(np.where(others > 0, others, np.inf), axis=0)
+            middle = np.maximum(np.sum(others > 0, axis=0) - 1, 0) // 2
+            common = np.where(np.any(others > 0, axis=0), np.take_along_axis(seen, middle[None], axis=0)[0], 0)
             least = np.minimum(least, np.min(others, axis=0))
             own = np.maximum(own, common)
         kink, suspected = _kinks(samples, common)

@@ -262,3 +262,17 @@ def test_noise_known_from_elsewhere_widens_the_bound():
     samples = Samples(drawn.h, drawn.plus, drawn.minus, drawn.center, float(np.finfo(float).eps))
     told = estimate(samples, np.full((1, CASES), 1e-3) * np.abs(drawn.center))
     assert np.all(told.error > 10 * drawn.estimate().error)
+
+
+def test_variables_that_change_no_bit_say_nothing_of_the_noise():
+    """A network's noise in one variable, among others to which the state has relaxed: no kink."""
+    rng = np.random.Generator(np.random.PCG64(1))
+    h = np.broadcast_to(widths(np.ones(1), np.dtype(float)), (500, 6))
+    at = lambda u: 250 * np.exp(0.5 * u) + rng.normal(0, 1e-12, np.shape(u))
+    sample = Samples(h, at(h), at(-h), np.full(500, 250.0), float(np.finfo(float).eps))
+    noise = sample.noise()
+    others = np.stack([noise, np.zeros(500), np.zeros(500), 1.5 * noise, np.zeros(500)])
+    assert not np.any(estimate(sample, others).kink)
+    # A kink is one all the same.
+    bent = Samples(h, sample.plus + 1e-3 * h, sample.minus + 1e-3 * h, sample.center, sample.eps)
+    assert np.all(estimate(bent, others).kink)
