@@ -13,7 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-LANES = 32
+from retrograd.devices import on_gpu
+
+# A processor's caches hold the networks' values of so many lanes; a GPU is filled by more of them.
+LANES = 1024 if on_gpu() else 32
 
 
 def float_type() -> np.dtype:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import retrograd
+from retrograd.devices import on_gpu
 from retrograd.errors import RetrogradError
 from retrograd.provenance import cpu_features, environment, file_digest, processor, text_digest
 from retrograd.store import Provenance
@@ -65,6 +66,9 @@ def job(snakemake: Any) -> Iterator[Job]:
     try:
         _one_place_for_packages()
         _keep_compiled()
+        if on_gpu() and not snakemake.resources.get("gpu"):
+            # A job that owns the card takes its memory, and another one would find none.
+            os.environ["JAX_PLATFORMS"] = "cpu"
         prepare_jax(precision or "float64", snakemake.threads, settings.get("portable", False))
         log.debug("package retrograd from %s", retrograd.__file__)
         yield Job(snakemake.rule, settings, snakemake.params.code, precision, snakemake.threads)
@@ -153,16 +157,12 @@ def _start_jax(precision: str, threads: int) -> None:
         jax.config.update("jax_enable_x64", precision == "float64")
         return
     if not hasattr(os, "sched_setaffinity"):
-        import jax
-
-        jax.devices()
+        _find_devices()
         return
     everywhere = os.sched_getaffinity(0)
     os.sched_setaffinity(0, set(sorted(everywhere)[:threads]))
     try:
-        import jax
-
-        jax.devices()
+        _find_devices()
     finally:
         # The pool keeps its size; its threads may move again, or all jobs would share the first processors.
         for thread in os.listdir("/proc/self/task"):
@@ -170,6 +170,19 @@ def _start_jax(precision: str, threads: int) -> None:
                 os.sched_setaffinity(int(thread), everywhere)
             except OSError:
                 continue
+
+
+def _find_devices() -> None:
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError):
+        # Of a platform whose plug-in is missing jax says nothing at all.
+        raise RetrogradError(
+            f"JAX_PLATFORMS is {os.environ['JAX_PLATFORMS']}, and jax finds no such device. Install jax's plug-in for it "
+            "(`make run CUDA=12` or `CUDA=13`), or unset JAX_PLATFORMS to compute on the processor."
+        ) from None
 
 
 def single(files: Any) -> str | None:

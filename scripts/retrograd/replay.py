@@ -39,7 +39,7 @@ from retrograd.weights import flatten, unflatten
 
 BLOCK = 16
 # Most lanes of a walk over many items. Results of a lane do not depend on it (see batches.py).
-WIDE = 256
+WIDE = 8 * LANES
 # Newton on a stage; from the recorded stages it takes 1 to 3 iterations, from a predictor rarely more than 10.
 NEWTON_STEPS = 30
 # Of the adjoint's and the tangent's algebra, whatever the width of states and Jacobians: a conserved quantity gives a

@@ -7,6 +7,7 @@ from snakemake.exceptions import WorkflowError
 # One line makes the library importable here, and through the main process's path in every script; nothing is installed.
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
+from retrograd.devices import on_gpu
 from retrograd.errors import RetrogradError
 from retrograd.messages import ConfigError
 from retrograd.plan import Plan
@@ -42,6 +43,10 @@ def by_attempt(amount):
         return amount * attempt
 
     return resource
+
+
+# Cards that a job owns while it computes.
+GPUS = int(on_gpu())
 
 
 def chunk_settings(wildcards):

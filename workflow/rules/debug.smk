@@ -9,6 +9,7 @@ rule debug:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
+        gpu=GPUS,
         mem_mb=by_attempt(3000),
         runtime=by_attempt(60),
     params:

@@ -12,6 +12,7 @@ rule dynamics_chunk:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
+        gpu=GPUS,
         mem_mb=by_attempt(CHUNK_MEMORY),
         runtime=by_attempt(60),
     params:

@@ -13,6 +13,7 @@ rule gradients_chunk:
         "../../envs/retrograd.yaml"
     threads: 1
     resources:
+        gpu=GPUS,
         mem_mb=by_attempt(CHUNK_MEMORY),
         runtime=by_attempt(60),
     params:
