@@ -180,8 +180,8 @@ def _find_devices() -> None:
     except (RuntimeError, AssertionError):
         # Of a platform whose plug-in is missing jax says nothing at all.
         raise RetrogradError(
-            f"JAX_PLATFORMS is {os.environ['JAX_PLATFORMS']}, and jax finds no such device. Install jax's plug-in for it "
-            "(`make run CUDA=12` or `CUDA=13`), or unset JAX_PLATFORMS to compute on the processor."
+            f"JAX_PLATFORMS is {os.environ['JAX_PLATFORMS']}, and jax finds no such device. Install jax's plug-in for "
+            "it (`make run CUDA=12` or `CUDA=13`), or unset JAX_PLATFORMS to compute on the processor."
         ) from None
 
 
