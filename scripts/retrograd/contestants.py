@@ -27,7 +27,7 @@ from retrograd.weights import flatten, unflatten
 
 # diffrax's own default, which users leave as it is.
 MAX_STEPS = 4096
-# Between two save times; SUNDIALS' default is 500. With CasADi's 10,000 one scenario's adjoint took ten minutes to fail.
+# Between two save times; SUNDIALS' default is 500. With 10,000 an adjoint took ten minutes to fail.
 CVODES_STEPS = 2000
 
 
