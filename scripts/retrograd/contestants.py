@@ -27,8 +27,8 @@ from retrograd.weights import flatten, unflatten
 
 # diffrax's own default, which users leave as it is.
 MAX_STEPS = 4096
-# Between two save times; SUNDIALS' default is 500. With 10,000 an adjoint took ten minutes to fail.
-CVODES_STEPS = 2000
+# Between two save times; SUNDIALS' default is 500.
+CVODES_STEPS = 10_000
 
 
 class Contestant:
@@ -174,6 +174,9 @@ class Casadi(Contestant):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self._build()
+
+    def _build(self) -> None:
         # An extra: imported where it is wanted.
         import casadi as ca
 
@@ -205,20 +208,20 @@ class Casadi(Contestant):
         self._gradient = ca.Function("gradient", [start, moved], [ca.gradient(outer(states, moved), moved)])
 
     def solve(self, x, k):
-        return self._each(self._solve, x, k, (len(self.times), self.n), lambda v: v.T)
+        return self._each(lambda: self._solve, x, k, (len(self.times), self.n), lambda v: v.T)
 
     def gradient(self, x, k):
-        both = self._each(self._gradient, x, k, (self.parameters + len(self.flat),), np.ravel)
+        both = self._each(lambda: self._gradient, x, k, (self.parameters + len(self.flat),), np.ravel)
         return both[:, : self.parameters], both[:, self.parameters :]
 
     def _each(self, call: Any, x: np.ndarray, k: np.ndarray, shape: tuple[int, ...], form: Any) -> np.ndarray:
         out = np.full((len(x), *shape), np.nan)
         for i in range(len(x)):
             try:
-                out[i] = form(call(x[i], np.concatenate([k[i], self.flat])).full())
+                out[i] = form(call()(x[i], np.concatenate([k[i], self.flat])).full())
             except RuntimeError:
-                # SUNDIALS gave this one up.
-                continue
+                # SUNDIALS gave this one up. What is left of it made a later call, fine by itself, run for ten minutes.
+                self._build()
         return out
 
 
