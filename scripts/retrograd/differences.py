@@ -198,4 +198,6 @@ def _kinks(s: Samples, others: np.ndarray | None) -> tuple[np.ndarray, np.ndarra
     falls = np.abs(left[:, -1]) < last
     suspected = np.where(falls & (last > 2 * np.maximum(s.rounding(), noise)), last / s.h[:, -1], 0)
     noise = np.maximum(s.rounding(), noise if others is None else np.fmin(noise, others))
-    return falls & (last > 8 * noise), suspected
+    # Of a jump so far above the noise no more than a quarter is left: where it is more, one variable's noise is larger
+    # than the others'.
+    return (np.abs(left[:, -1]) < last / 2) & (last > 8 * noise), suspected

@@ -95,7 +95,7 @@ def test_lost_jobs_are_recovered_without_a_hand(cluster, repository, finished_ru
     assert {state: jobs[number]["state"] for state, number in lost.items()} == {state: state for state in lost}
     for number in lost.values():
         (again,) = [j for j in jobs.values() if j["rule"] == jobs[number]["rule"] and j["state"] == "COMPLETED"]
-        # The limits of a second attempt.
-        assert (again["memory"], again["minutes"]) == ("6000M", "2:00:00")
+        # The limits of a second attempt: twice 2,500 MB and 1 MB for each scenario of a chunk.
+        assert (again["memory"], again["minutes"]) == ("5004M", "2:00:00")
     assert {job["state"] for number, job in jobs.items() if number not in lost.values()} == {"COMPLETED"}
     assert written(repository) == written(finished_run)
