@@ -23,7 +23,7 @@ import numpy as np
 from retrograd.api import Model
 from retrograd.linalg import eliminated
 from retrograd.plugins import Field
-from retrograd.runge_kutta import Step, Tableau, stage_times
+from retrograd.runge_kutta import Step, Tableau, stage_times, value_and_jacobian
 
 
 def _lower(rows: list[list[float]]) -> np.ndarray:
@@ -117,12 +117,7 @@ Slopes = tuple[jax.Array, jax.Array, jax.Array]
 
 def slopes(rate: Rate, t: jax.Array, x: jax.Array) -> Slopes:
     """Returns f (state,), df/dx (state, state) and df/dt (state,) of one lane; `rate`: f(t, x)."""
-
-    def twice(x):
-        out = rate(t, x)
-        return out, out
-
-    jac, value = jax.jacfwd(twice, has_aux=True)(x)
+    value, jac = value_and_jacobian(lambda x: rate(t, x), x)
     return value, jac, jax.jvp(lambda t: rate(t, x), (t,), (jnp.ones_like(t),))[1]
 
 

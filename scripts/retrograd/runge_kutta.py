@@ -12,6 +12,7 @@ doi:10.1145/355900.355903; Hairer and Wanner 1996, section IV.8). The last stage
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,10 +206,15 @@ def newton_ends(size: Any, last: Any, eps: float) -> Any:
 
 def rate_and_jacobian(field: Field, model: Model, t: jax.Array, x: jax.Array, k: Any) -> tuple[jax.Array, jax.Array]:
     """Returns f, shape (state,), and df/dx, shape (state, state), of one lane."""
+    return value_and_jacobian(lambda x: field(model, t, x, k), x)
+
+
+def value_and_jacobian(call: Callable[[jax.Array], jax.Array], x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns a function's value at x, shape (row,), and its Jacobian there, shape (row, column), evaluated once."""
 
     def twice(x):
-        rate = field(model, t, x, k)
-        return rate, rate
+        value = call(x)
+        return value, value
 
-    jac, rate = jax.jacfwd(twice, has_aux=True)(x)
-    return rate, jac
+    jac, value = jax.jacfwd(twice, has_aux=True)(x)
+    return value, jac
