@@ -215,8 +215,8 @@ class Integrator:
             first = jnp.asarray(FIRST_STEP if dt0 is None else dt0, self.dtype)
             t1, controller_state = controller.init(term, t0, stop, x, first, args, solver.func, order)
             t1 = jnp.minimum(t1, stop)
-            first_rate = rate(t0, x, args)
-            state = state_at(model, t0, t1, x, k)
+            state: Any = state_at(model, t0, t1, x, k)
+            first_rate = state[0] if isinstance(solver, Rodas5P) else rate(t0, x, args)
             usable = jnp.isfinite(t1) & jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(first_rate))
             status = jnp.where(usable, -1, NONFINITE)
             zero = jnp.zeros((), jnp.int32)
@@ -298,16 +298,24 @@ class Integrator:
             return jax.tree_util.tree_map(pick, new, lanes)
 
         self._model = model
+        self._empty: Any = None
         # Of one lane, for whoever wants to look at single attempts.
         self.start, self.attempt, self.step, self.state_at = start, attempt, step, state_at
-        self._start = eqx.filter_jit(lambda model, x, k: jax.vmap(lambda x, k: start(model, x, k))(x, k))
         self._refill = eqx.filter_jit(refill)
         self._block = eqx.filter_jit(block)
+
+    def _no_lanes(self, x: jax.Array, k: jax.Array) -> Any:
+        # What the first lanes are put into: `start` is compiled once, within the refill.
+        if self._empty is None:
+            lanes = eqx.filter_eval_shape(jax.vmap(self.start, in_axes=(None, 0, 0)), self._model, x, k)
+            zeros = lambda v: np.zeros(v.shape, v.dtype) if isinstance(v, jax.ShapeDtypeStruct) else v
+            self._empty = jax.tree_util.tree_map(zeros, lanes)
+        return self._empty
 
     def compile(self, states: int, parameters: int) -> None:
         """Compiles the solve, so that compile and run time can be told apart."""
         x, k = jnp.zeros((LANES, states), self.dtype), jnp.zeros((LANES, parameters), self.dtype)
-        lanes = self._refill(self._model, self._start(self._model, x, k), jnp.ones(LANES, bool), x, k)
+        lanes = self._refill(self._model, self._no_lanes(x, k), jnp.ones(LANES, bool), x, k)
         ended = eqx.tree_at(lambda s: s.status, lanes, jnp.full_like(lanes.status, SUCCESSFUL))
         jax.block_until_ready(self._block(self._model, ended))
 
@@ -350,12 +358,13 @@ class Integrator:
             if np.any(fresh):
                 rows = np.where(owner >= 0, owner, filler)
                 x, kk = jnp.asarray(x_start[rows]), jnp.asarray(k[rows])
-                if lanes is None:
-                    lanes = self._start(self._model, x, kk)
+                first = lanes is None
+                fill = np.ones(LANES, bool) if first else fresh
+                lanes = self._no_lanes(x, kk) if first else lanes
+                lanes = self._refill(self._model, lanes, jnp.asarray(fill), x, kk)
+                if first:
                     idle = jnp.asarray(owner < 0)
                     lanes = eqx.tree_at(lambda s: s.status, lanes, jnp.where(idle, jnp.int32(SUCCESSFUL), lanes.status))
-                else:
-                    lanes = self._refill(self._model, lanes, jnp.asarray(fresh), x, kk)
             before = np.asarray(lanes.attempts)
             lanes, record = self._block(self._model, lanes)
             status, after = np.array(lanes.status), np.asarray(lanes.attempts)

@@ -253,6 +253,8 @@ class Replayer:
     # -- host side ------------------------------------------------------------------------------------
 
     def _first_rates(self, model, weights, x, k, of):
+        if not self._step.takes_rate:
+            return np.zeros_like(x)
         if weights is None:
             return batched(self._first_rate, model, x, k)
         out = np.empty_like(x)

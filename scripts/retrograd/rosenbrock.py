@@ -168,6 +168,7 @@ class Rosenbrock:
     """
 
     tableau = Rodas5PTableau
+    takes_rate = False
     kept = 1 + Rodas5PTableau.stages
     guesses = 0
 

@@ -77,6 +77,8 @@ jax.tree_util.register_dataclass(Step)
 class RungeKutta:
     """The step of one solver on one vector field."""
 
+    takes_rate = True
+
     def __init__(self, field: Field, solver: str, atol: float, n: int, dtype: np.dtype, newton_steps: int) -> None:
         """- `field`: f(model, t, x, k).
         - `solver`: name of a diffrax solver.

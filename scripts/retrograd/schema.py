@@ -375,6 +375,9 @@ SPEED = Schema(
         "cold_seconds": Variable(
             (*PT, "part"), "processor time of the first call for all scenarios, compilation included", units="s"
         ),
+        "compile_seconds": Variable(
+            (*PT, "part"), "wall time of jax's tracing, lowering and compilation in that call", units="s"
+        ),
         "memory": Variable(PT, "largest resident memory of the process", units="byte"),
         "solve_error": Variable(
             (*PT, "scenario"), "largest distance of a state from the reference, relative to its largest value"
