@@ -103,7 +103,11 @@ def _watch_compiler() -> list[float]:
 
     seconds: list[float] = []
     stages = ("jaxpr_trace_duration", "jaxpr_to_mlir_module_duration", "backend_compile_duration")
-    heard = lambda event, duration, **_: seconds.append(duration) if event.rpartition("/")[2] in stages else None
+
+    def heard(event: str, duration: float, **_: Any) -> None:
+        if event.rpartition("/")[2] in stages:
+            seconds.append(duration)
+
     monitoring.register_event_duration_secs_listener(heard)
     return seconds
 
