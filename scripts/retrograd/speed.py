@@ -104,9 +104,9 @@ def _watch_compiler() -> list[float]:
     seconds: list[float] = []
     stages = ("jaxpr_trace_duration", "jaxpr_to_mlir_module_duration", "backend_compile_duration")
 
-    def heard(event: str, duration: float, **_: Any) -> None:
+    def heard(event: str, duration_secs: float, **_: Any) -> None:
         if event.rpartition("/")[2] in stages:
-            seconds.append(duration)
+            seconds.append(duration_secs)
 
     monitoring.register_event_duration_secs_listener(heard)
     return seconds
