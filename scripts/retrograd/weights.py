@@ -18,7 +18,7 @@ import xarray as xr
 from retrograd import store
 from retrograd.api import Model
 from retrograd.errors import RetrogradError
-from retrograd.plugins import vector_field
+from retrograd.plugins import dotted, lies_under, vector_field
 from retrograd.schema import MODEL
 
 SELFTESTS = 8
@@ -35,12 +35,17 @@ def array_leaves(model: Any) -> list[tuple[str, Any]]:
 
 
 def weight_leaves(model: Any) -> list[tuple[str, Any]]:
-    """Returns those of `array_leaves` that gradients are taken of: the floating ones."""
-    return [(path, leaf) for path, leaf in array_leaves(model) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    """Returns those of `array_leaves` that gradients are taken of: the floating ones that the class does not freeze."""
+    return [(path, leaf) for path, leaf in array_leaves(model) if _is_weight(type(model), path, leaf)]
+
+
+def _is_weight(cls: type, path: str, leaf: Any) -> bool:
+    # By the class, which a gradient of the model's structure has too: both lose the same leaves.
+    return jnp.issubdtype(leaf.dtype, jnp.floating) and not lies_under(path, getattr(cls, "frozen", ()))
 
 
 def n_weights(model: Any) -> int:
-    """Returns the number of weights."""
+    """Returns the number of weights, without the frozen ones."""
     return sum(int(np.size(leaf)) for _, leaf in weight_leaves(model))
 
 
@@ -52,10 +57,10 @@ def flatten(model: Any) -> jax.Array:
 
 def unflatten(model: Model, flat: Any) -> Model:
     """Returns the model with the weights of `flat`, shape (weight,), in the order of `flatten`."""
-    leaves, structure = jax.tree_util.tree_flatten(model)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(model)
     start, out = 0, []
-    for leaf in leaves:
-        if _is_leaf_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating):
+    for path, leaf in leaves:
+        if _is_leaf_array(leaf) and _is_weight(type(model), jax.tree_util.keystr(path), leaf):
             size = int(np.size(leaf))
             out.append(jnp.reshape(flat[start : start + size], leaf.shape).astype(leaf.dtype))
             start += size
@@ -158,8 +163,8 @@ def _read_safetensors(path: str, model: Model, wanted: list[tuple[str, Any]]) ->
         tensors = load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise RetrogradError(f"{path} is not a readable .safetensors file ({error}).") from error
-    by_name = {_dotted(name): array for name, array in tensors.items()}
-    names = [_dotted(name) for name, _ in wanted]
+    by_name = {dotted(name): array for name, array in tensors.items()}
+    names = [dotted(name) for name, _ in wanted]
     if not any(name in by_name for name in names):
         # A file saved from the network alone lacks the name of the field that holds it.
         tails = [name.partition(".")[2] for name in names]
@@ -172,12 +177,6 @@ def _read_safetensors(path: str, model: Model, wanted: list[tuple[str, Any]]) ->
             f"it has: {', '.join(names) or 'none'}."
         )
     return [by_name.get(name) for name in names]
-
-
-def _dotted(path: str) -> str:
-    for old, new in (("['", "."), ("']", ""), ("[", "."), ("]", "")):
-        path = path.replace(old, new)
-    return path.lstrip(".")
 
 
 def weights_digest(model: Any) -> str:
