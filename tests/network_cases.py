@@ -6,7 +6,9 @@ random numbers have to be kept.
 
 from __future__ import annotations
 
+import importlib
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -65,25 +67,56 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[int, ...]]]] = {
     "002 bilinear": (
         network(
             1,
-            {"a": linear(2, 5), "b": linear(2, 10), "c": ("Bilinear", dict(zip(("in1_features", "in2_features", "out_features"), (5, 10, 2), strict=True)))},
-            [node("x", "call_module", "a", "in0"), node("y", "call_module", "b", "in0"), node("z", "call_module", "c", "x", "y")],
+            {
+                "a": linear(2, 5),
+                "b": linear(2, 10),
+                "c": ("Bilinear", dict(zip(("in1_features", "in2_features", "out_features"), (5, 10, 2), strict=True))),
+            },
+            [
+                node("x", "call_module", "a", "in0"),
+                node("y", "call_module", "b", "in0"),
+                node("z", "call_module", "c", "x", "y"),
+            ],
             "z",
         ),
         [(2,)],
     ),
-    "003 conv1d": (chain(conv("Conv1d", 1, 2, [5], stride=[1], padding=[0], dilation=[1], groups=1, padding_mode="zeros"), conv("Conv1d", 2, 1, 5)), [(1, 20)]),
+    "003 conv1d": (
+        chain(
+            conv("Conv1d", 1, 2, [5], stride=[1], padding=[0], dilation=[1], groups=1, padding_mode="zeros"),
+            conv("Conv1d", 2, 1, 5),
+        ),
+        [(1, 20)],
+    ),
     "004 conv2d": (chain(conv("Conv2d", 1, 2, 5), conv("Conv2d", 2, 1, [5, 2])), [(1, 12, 11)]),
     "005 conv3d": (chain(conv("Conv3d", 1, 2, 5), conv("Conv3d", 2, 1, [5, 4, 3])), [(1, 10, 10, 11)]),
     "006 transposed 1d": (chain(conv("ConvTranspose1d", 1, 2, 5), conv("ConvTranspose1d", 2, 1, 5)), [(1, 6)]),
     "007 transposed 2d": (chain(conv("ConvTranspose2d", 1, 2, 5), conv("ConvTranspose2d", 2, 1, [5, 2])), [(1, 4, 3)]),
-    "008 transposed 3d": (chain(conv("ConvTranspose3d", 1, 2, 5), conv("ConvTranspose3d", 2, 1, [5, 4, 3])), [(1, 3, 2, 4)]),
+    "008 transposed 3d": (
+        chain(conv("ConvTranspose3d", 1, 2, 5), conv("ConvTranspose3d", 2, 1, [5, 4, 3])),
+        [(1, 3, 2, 4)],
+    ),
     "009 max pool": (chain(("MaxPool1d", {"kernel_size": 3, "stride": 2, "padding": 1})), [(2, 10)]),
-    "010 average pool": (chain(("AvgPool2d", {"kernel_size": [3, 2], "stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True})), [(2, 10, 9)]),
+    "010 average pool": (
+        chain(
+            (
+                "AvgPool2d",
+                {"kernel_size": [3, 2], "stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True},
+            )
+        ),
+        [(2, 10, 9)],
+    ),
     "011 flatten": (chain(("Flatten", {"start_dim": 1, "end_dim": -1})), [(2, 3, 4)]),
     "012 flatten all": (chain(("Flatten", {"start_dim": 0, "end_dim": -1})), [(2, 3, 4)]),
-    "013 p-norm pool 1d": (chain(("LPPool1d", {"norm_type": 2.0, "kernel_size": 3, "stride": None, "ceil_mode": False})), [(2, 10)]),
+    "013 p-norm pool 1d": (
+        chain(("LPPool1d", {"norm_type": 2.0, "kernel_size": 3, "stride": None, "ceil_mode": False})),
+        [(2, 10)],
+    ),
     "014 p-norm pool 2d": (chain(("LPPool2d", {"norm_type": 3, "kernel_size": [3, 2], "stride": 2})), [(2, 7, 8)]),
-    "015 p-norm pool 3d": (chain(("LPPool3d", {"norm_type": 2, "kernel_size": [3, 2, 1], "stride": None, "ceil_mode": True})), [(1, 7, 5, 3)]),
+    "015 p-norm pool 3d": (
+        chain(("LPPool3d", {"norm_type": 2, "kernel_size": [3, 2, 1], "stride": None, "ceil_mode": True})),
+        [(1, 7, 5, 3)],
+    ),
     "016 adaptive": (chain(("AdaptiveAvgPool1d", {"output_size": 4})), [(2, 10)]),
     "018 image network": (
         chain(
@@ -104,7 +137,11 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[int, ...]]]] = {
         network(
             1,
             {"layer1": linear(2, 5), "layer2": linear(5, 1)},
-            [node("a", "call_module", "layer1", "in0"), node("tanh", "call_method", "tanh", "a"), node("b", "call_module", "layer2", "tanh")],
+            [
+                node("a", "call_module", "layer1", "in0"),
+                node("tanh", "call_method", "tanh", "a"),
+                node("b", "call_module", "layer2", "tanh"),
+            ],
             "b",
         ),
         [(2,)],
@@ -131,21 +168,45 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[int, ...]]]] = {
     "041 log_softmax": (chain(("log_softmax", {"dim": -1, "_stacklevel": 3, "dtype": None})), [(3, 4)]),
     "054 silu": activation("silu", inplace=False),
     "softmax without an axis": (chain(("softmax", {}), ("log_softmax", {})), [(2, 3, 4)]),
-    "042 batch norm 1d": (chain(norm("BatchNorm1d", 3, True), conv("Conv1d", 3, 4, 5), norm("BatchNorm1d", 4, True)), [(2, 3, 10)]),
+    "042 batch norm 1d": (
+        chain(norm("BatchNorm1d", 3, True), conv("Conv1d", 3, 4, 5), norm("BatchNorm1d", 4, True)),
+        [(2, 3, 10)],
+    ),
     "043 batch norm 1d of rows": (chain(norm("BatchNorm1d", 3, True), linear(3, 2)), [(4, 3)]),
     "044 batch norm 2d": (chain(norm("BatchNorm2d", 3, True, affine=False)), [(2, 3, 4, 5)]),
     "045 batch norm 3d": (chain(norm("BatchNorm3d", 3, False)), [(2, 3, 4, 3, 2)]),
-    "046 instance norm 1d": (chain(norm("InstanceNorm1d", 3, False), conv("Conv1d", 3, 4, 5), norm("InstanceNorm1d", 4, False, affine=False)), [(2, 3, 10)]),
+    "046 instance norm 1d": (
+        chain(
+            norm("InstanceNorm1d", 3, False), conv("Conv1d", 3, 4, 5), norm("InstanceNorm1d", 4, False, affine=False)
+        ),
+        [(2, 3, 10)],
+    ),
     "047 instance norm 2d": (chain(norm("InstanceNorm2d", 3, False)), [(3, 5, 4)]),
     "048 instance norm 3d": (chain(norm("InstanceNorm3d", 2, True)), [(2, 3, 4, 3)]),
-    "050 layer norm": (chain(("LayerNorm", {"normalized_shape": [4, 6, 5, 5], "eps": 1e-5, "elementwise_affine": True, "bias": True}), conv("Conv3d", 4, 1, 3)), [(4, 6, 5, 5)]),
-    "051 layer norm of a vector": (chain(("LayerNorm", {"normalized_shape": [20], "eps": 1e-3, "elementwise_affine": True}), linear(20, 5)), [(3, 20)]),
+    "050 layer norm": (
+        chain(
+            ("LayerNorm", {"normalized_shape": [4, 6, 5, 5], "eps": 1e-5, "elementwise_affine": True, "bias": True}),
+            conv("Conv3d", 4, 1, 3),
+        ),
+        [(4, 6, 5, 5)],
+    ),
+    "051 layer norm of a vector": (
+        chain(("LayerNorm", {"normalized_shape": [20], "eps": 1e-3, "elementwise_affine": True}), linear(20, 5)),
+        [(3, 20)],
+    ),
     "049 without bias": (chain(linear(2, 5, False), ("tanh", {}), linear(5, 1)), [(2,)]),
     "052 two inputs": (
         network(
             2,
-            {"layer1": ("Bilinear", {"in1_features": 4, "in2_features": 3, "out_features": 5, "bias": True}), "layer2": linear(5, 1)},
-            [node("a", "call_module", "layer1", "in0", "in1"), node("tanh", "call_method", "tanh", "a"), node("b", "call_module", "layer2", "tanh")],
+            {
+                "layer1": ("Bilinear", {"in1_features": 4, "in2_features": 3, "out_features": 5, "bias": True}),
+                "layer2": linear(5, 1),
+            },
+            [
+                node("a", "call_module", "layer1", "in0", "in1"),
+                node("tanh", "call_method", "tanh", "a"),
+                node("b", "call_module", "layer2", "tanh"),
+            ],
             "b",
         ),
         [(4,), (3,)],
@@ -160,45 +221,122 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[int, ...]]]] = {
         [(4,), (3,)],
     ),
     # Beyond the suite: the arguments that it leaves at their defaults.
-    "cat along another axis": (network(2, {}, [node("cat", "call_function", "cat", ["in0", "in1"], 1)], "cat"), [(2, 3), (2, 2)]),
-    "stack": (network(2, {}, [node("stack", "call_function", "stack", ["in0", "in1"], dim=-1)], "stack"), [(2, 3), (2, 3)]),
+    "cat along another axis": (
+        network(2, {}, [node("cat", "call_function", "cat", ["in0", "in1"], 1)], "cat"),
+        [(2, 3), (2, 2)],
+    ),
+    "stack": (
+        network(2, {}, [node("stack", "call_function", "stack", ["in0", "in1"], dim=-1)], "stack"),
+        [(2, 3), (2, 3)],
+    ),
     "linear, batched": (chain(linear(3, 4), ("ReLU", {"inplace": False}), linear(4, 2)), [(5, 2, 3)]),
     "bilinear, batched": (
-        network(2, {"b": ("Bilinear", {"in1_features": 4, "in2_features": 3, "out_features": 5, "bias": False})}, [node("a", "call_module", "b", "in0", "in1")], "a"),
+        network(
+            2,
+            {"b": ("Bilinear", {"in1_features": 4, "in2_features": 3, "out_features": 5, "bias": False})},
+            [node("a", "call_module", "b", "in0", "in1")],
+            "a",
+        ),
         [(2, 4), (2, 3)],
     ),
-    "conv1d, all arguments": (chain(conv("Conv1d", 4, 6, 3, stride=2, padding=2, dilation=2, groups=2, bias=False)), [(2, 4, 15)]),
+    "conv1d, all arguments": (
+        chain(conv("Conv1d", 4, 6, 3, stride=2, padding=2, dilation=2, groups=2, bias=False)),
+        [(2, 4, 15)],
+    ),
     "conv1d, same": (chain(conv("Conv1d", 2, 3, 4, padding="same", dilation=3)), [(2, 15)]),
     "conv1d, valid": (chain(conv("Conv1d", 2, 3, 4, padding="valid")), [(2, 15)]),
     "conv2d, reflected": (chain(conv("Conv2d", 2, 3, 3, padding=[1, 2], padding_mode="reflect")), [(2, 6, 7)]),
     "conv2d, repeated": (chain(conv("Conv2d", 2, 3, [3, 4], padding="same", padding_mode="replicate")), [(3, 2, 6, 7)]),
-    "conv3d, around": (chain(conv("Conv3d", 2, 2, 2, padding=1, padding_mode="circular", stride=[1, 2, 1])), [(2, 3, 4, 3)]),
-    "transposed 1d, all arguments": (chain(conv("ConvTranspose1d", 4, 6, 3, stride=3, padding=1, output_padding=2, groups=2, dilation=2)), [(2, 4, 5)]),
-    "transposed 2d, all arguments": (chain(conv("ConvTranspose2d", 3, 2, [3, 2], stride=[2, 3], padding=[2, 0], output_padding=[1, 0], bias=False)), [(3, 4, 5)]),
-    "transposed 3d, batched": (chain(conv("ConvTranspose3d", 2, 4, 2, stride=2, groups=2, padding=1)), [(2, 2, 3, 2, 2)]),
-    "max pool 1d, ceil": (chain(("MaxPool1d", {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2, "ceil_mode": True})), [(2, 3, 12)]),
-    "max pool 2d": (chain(("MaxPool2d", {"kernel_size": [3, 2], "stride": [2, 1], "padding": [1, 0], "dilation": [1, 2], "ceil_mode": True})), [(2, 8, 7)]),
+    "conv3d, around": (
+        chain(conv("Conv3d", 2, 2, 2, padding=1, padding_mode="circular", stride=[1, 2, 1])),
+        [(2, 3, 4, 3)],
+    ),
+    "transposed 1d, all arguments": (
+        chain(conv("ConvTranspose1d", 4, 6, 3, stride=3, padding=1, output_padding=2, groups=2, dilation=2)),
+        [(2, 4, 5)],
+    ),
+    "transposed 2d, all arguments": (
+        chain(conv("ConvTranspose2d", 3, 2, [3, 2], stride=[2, 3], padding=[2, 0], output_padding=[1, 0], bias=False)),
+        [(3, 4, 5)],
+    ),
+    "transposed 3d, batched": (
+        chain(conv("ConvTranspose3d", 2, 4, 2, stride=2, groups=2, padding=1)),
+        [(2, 2, 3, 2, 2)],
+    ),
+    "max pool 1d, ceil": (
+        chain(("MaxPool1d", {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2, "ceil_mode": True})),
+        [(2, 3, 12)],
+    ),
+    "max pool 2d": (
+        chain(
+            (
+                "MaxPool2d",
+                {"kernel_size": [3, 2], "stride": [2, 1], "padding": [1, 0], "dilation": [1, 2], "ceil_mode": True},
+            )
+        ),
+        [(2, 8, 7)],
+    ),
     "max pool 3d": (chain(("MaxPool3d", {"kernel_size": 2, "ceil_mode": True})), [(1, 2, 5, 4, 3)]),
-    "average pool 1d, ceil": (chain(("AvgPool1d", {"kernel_size": 4, "stride": 3, "padding": 2, "ceil_mode": True, "count_include_pad": True})), [(2, 12)]),
-    "average pool 1d, last window in the padding": (chain(("AvgPool1d", {"kernel_size": 2, "stride": 3, "padding": 1, "ceil_mode": True})), [(2, 11)]),
-    "average pool 2d, padding not counted": (chain(("AvgPool2d", {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True, "count_include_pad": False})), [(2, 8, 7)]),
-    "average pool 3d, divisor": (chain(("AvgPool3d", {"kernel_size": 2, "stride": 2, "padding": 1, "ceil_mode": True, "divisor_override": 5})), [(2, 4, 5, 3)]),
-    "p-norm pool 1d, ceil": (chain(("LPPool1d", {"norm_type": 1.5, "kernel_size": 3, "stride": 2, "ceil_mode": True}),), [(1, 8)]),
+    "average pool 1d, ceil": (
+        chain(
+            ("AvgPool1d", {"kernel_size": 4, "stride": 3, "padding": 2, "ceil_mode": True, "count_include_pad": True})
+        ),
+        [(2, 12)],
+    ),
+    "average pool 1d, last window in the padding": (
+        chain(("AvgPool1d", {"kernel_size": 2, "stride": 3, "padding": 1, "ceil_mode": True})),
+        [(2, 11)],
+    ),
+    "average pool 2d, padding not counted": (
+        chain(
+            ("AvgPool2d", {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True, "count_include_pad": False})
+        ),
+        [(2, 8, 7)],
+    ),
+    "average pool 3d, divisor": (
+        chain(("AvgPool3d", {"kernel_size": 2, "stride": 2, "padding": 1, "ceil_mode": True, "divisor_override": 5})),
+        [(2, 4, 5, 3)],
+    ),
+    "p-norm pool 1d, ceil": (
+        chain(
+            ("LPPool1d", {"norm_type": 1.5, "kernel_size": 3, "stride": 2, "ceil_mode": True}),
+        ),
+        [(1, 8)],
+    ),
     "adaptive max 1d": (chain(("AdaptiveMaxPool1d", {"output_size": 3, "return_indices": False})), [(2, 10)]),
     "adaptive max 2d": (chain(("AdaptiveMaxPool2d", {"output_size": [3, None]})), [(2, 2, 10, 4)]),
     "adaptive max 3d": (chain(("AdaptiveMaxPool3d", {"output_size": [2, 5, 1]})), [(2, 3, 4, 5)]),
     "adaptive average 2d": (chain(("AdaptiveAvgPool2d", {"output_size": [None, 3]})), [(2, 5, 7)]),
     "adaptive average 3d": (chain(("AdaptiveAvgPool3d", {"output_size": 3})), [(2, 2, 5, 7, 3)]),
     "instance norm, running": (chain(norm("InstanceNorm1d", 3, True)), [(2, 3, 6)]),
-    "layer norm without arrays": (chain(("LayerNorm", {"normalized_shape": 4, "eps": 1e-5, "elementwise_affine": False})), [(3, 4)]),
+    "layer norm without arrays": (
+        chain(("LayerNorm", {"normalized_shape": 4, "eps": 1e-5, "elementwise_affine": False})),
+        [(3, 4)],
+    ),
     "layer norm without bias": (chain(("LayerNorm", {"normalized_shape": [3, 4], "bias": False})), [(2, 3, 4)]),
     "flatten in the middle": (chain(("flatten", {"start_dim": 1, "end_dim": 2})), [(2, 3, 4, 2)]),
     "activations as layers": (
         chain(
-            ("LeakyReLU", {"negative_slope": 0.1}), ("Hardtanh", {"min_val": -2.0, "max_val": 0.9}), ("ELU", {"alpha": 0.5}), ("CELU", {}),
-            ("SELU", {}), ("SiLU", {}), ("Mish", {}), ("GELU", {"approximate": "tanh"}), ("Tanh", {}), ("Softplus", {"beta": 2.0}),
-            ("LogSigmoid", {}), ("Softsign", {}), ("Tanhshrink", {}), ("Hardsigmoid", {}), ("Hardswish", {}), ("ReLU6", {}), ("Sigmoid", {}),
-            ("Identity", {}), ("LogSoftmax", {"dim": 0}), ("Softmax", {"dim": None}),
+            ("LeakyReLU", {"negative_slope": 0.1}),
+            ("Hardtanh", {"min_val": -2.0, "max_val": 0.9}),
+            ("ELU", {"alpha": 0.5}),
+            ("CELU", {}),
+            ("SELU", {}),
+            ("SiLU", {}),
+            ("Mish", {}),
+            ("GELU", {"approximate": "tanh"}),
+            ("Tanh", {}),
+            ("Softplus", {"beta": 2.0}),
+            ("LogSigmoid", {}),
+            ("Softsign", {}),
+            ("Tanhshrink", {}),
+            ("Hardsigmoid", {}),
+            ("Hardswish", {}),
+            ("ReLU6", {}),
+            ("Sigmoid", {}),
+            ("Identity", {}),
+            ("LogSoftmax", {"dim": 0}),
+            ("Softmax", {"dim": None}),
         ),
         [(7,)],
     ),
@@ -225,7 +363,7 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[int, ...]]]] = {
         ),
         [(5,), (5,)],
     ),
-}  # fmt: skip
+}
 
 
 def formula(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -252,8 +390,7 @@ def summary(arrays: list[np.ndarray]) -> list[list[float]]:
 
 def by_torch(content: dict[str, Any], values: list[np.ndarray], training: bool = False) -> list[np.ndarray]:
     """Returns the outputs as PyTorch computes them in float64."""
-    import torch
-
+    torch: Any = importlib.import_module("torch")
     layers = {}
     for layer in content["layers"]:
         made = getattr(torch.nn, layer["layer_type"])(**layer["args"]).double().train(training)
@@ -273,8 +410,6 @@ def by_torch(content: dict[str, Any], values: list[np.ndarray], training: bool =
             elif n["op"] == "call_method":
                 known[n["name"]] = getattr(args[0], n["target"])(*args[1:], **kwargs)
             elif n["op"] == "call_function":
-                import operator
-
                 of = (torch.nn.functional, torch, operator)
                 function = next(getattr(m, n["target"]) for m in of if hasattr(m, n["target"]))
                 known[n["name"]] = function(*args, **kwargs)

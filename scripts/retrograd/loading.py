@@ -120,8 +120,7 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
     built_in, lines = _read_variants(variants_file)
     problems += lines
     problems += _check_variant_names(raw, built_in, variants_file)
-    suffixes = (".safetensors", ".eqx")
-    problems += _check_file("model.weights", _sub(raw, "model", "weights"), suffixes, "a weights file")
+    problems += _check_file("model.weights", _sub(raw, "model", "weights"), SUFFIXES, "a weights file")
 
     plugin_path, class_name = _sub(raw, "model", "plugin"), _sub(raw, "model", "class")
     plugin = Plugin()

@@ -66,7 +66,8 @@ class ModelFile(Part):
     plugin: FilePath = Field(description="the plug-in, a Python file; trusted code; relative to the working directory")
     class_: Text = Field(alias="class", description="name of the model class in the plug-in")
     weights: FilePath | None = Field(
-        default=None, description="pretrained weights, .safetensors or .eqx; null: as build() gives them"
+        default=None,
+        description="pretrained weights (.eqx, .safetensors, .pt, .hdf5, .onnx); null: as build() gives them",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -50,12 +51,13 @@ def test_paths_are_prefixes_of_whole_names():
 
 
 def test_frozen_arrays_are_no_weights():
-    model, free = build(Frozen), build(Networked)
+    model: Any = build(Frozen)
+    free = build(Networked)
     assert n_weights(model) == len(flatten(model)) == n_weights(free) - 12
     assert [path for path, _ in weight_leaves(model)] == [".network.layers[1].weight", ".network.layers[1].bias"]
     assert len(array_leaves(model)) == 4
     np.testing.assert_array_equal(flatten(model), flatten(free)[12:])
-    moved = unflatten(model, flatten(model) + 1)
+    moved: Any = unflatten(model, flatten(model) + 1)
     np.testing.assert_array_equal(moved.network.layers[0].weight, model.network.layers[0].weight)
     np.testing.assert_array_equal(moved.network.layers[1].bias, model.network.layers[1].bias + 1)
 

@@ -25,7 +25,8 @@ from retrograd.plugins import dotted
 from retrograd.weights import array_leaves
 
 EXPECTED = json.loads(network_cases.EXPECTED.read_text())
-SHARED = Path(__file__).parents[3] / "shared" / "cases"
+# Beside the repository, or beside the folder of its work trees.
+SHARED = next((p for up in Path(__file__).parents if (p := up / "shared" / "cases").is_dir()), Path("../shared/cases"))
 
 
 def read(content: dict[str, Any], folder: Path):
@@ -93,7 +94,7 @@ def test_the_committed_numbers_are_those_of_pytorch():
 
 
 @pytest.mark.parametrize(
-    "case", ["018 image network", "047 instance norm 2d", "max pool 2d", "p-norm pool 2d", "arithmetic"]
+    "case", ["018 image network", "047 instance norm 2d", "max pool 2d", "014 p-norm pool 2d", "arithmetic"]
 )
 def test_float32_stays_float32(case: str, tmp_path: Path):
     jax.config.update("jax_enable_x64", False)
@@ -109,6 +110,7 @@ def test_float32_stays_float32(case: str, tmp_path: Path):
 DIFFERENTIABLE = [case for case, (_, shapes) in CASES.items() if max(np.prod(s) for s in shapes) < 150]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", DIFFERENTIABLE)
 def test_derivatives_are_those_of_differences_in_both_modes(case: str, tmp_path: Path):
     model = built(read(CASES[case][0], tmp_path), formula)
@@ -185,19 +187,17 @@ def test_the_source_of_the_suites_first_network(tmp_path: Path):
     )
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_source_is_the_same_each_time_and_needs_no_formatter(case: str, tmp_path: Path):
-    net = read(CASES[case][0], tmp_path)
-    text = source(net, "Net")
-    assert text == source(read(CASES[case][0], tmp_path), "Net")
-    module = tmp_path / "net.py"
-    module.write_text(header(text) + "\n\n" + text)
-    for command in (["format", "--check", "--diff"], ["check", "--select", "F821,F401,E9,I001"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--no-cache", "--isolated", "--line-length", "120", str(module)],
-            capture_output=True,
-            text=True,
-        )
+def test_the_source_is_the_same_each_time_and_needs_no_formatter(tmp_path: Path):
+    written = tmp_path / "written"
+    written.mkdir()
+    for i, (content, _) in enumerate(CASES.values()):
+        text = source(read(content, tmp_path), "Net")
+        assert text == source(read(content, tmp_path), "Net")
+        (written / f"net{i}.py").write_text(header(text) + "\n\n" + text)
+    own = 'lint.isort.known-first-party=["retrograd"]'
+    for command in (["format", "--check", "--diff"], ["check", "--select", "F821,F401,E9,I001", "--config", own]):
+        options = ["--no-cache", "--isolated", "--line-length", "120", str(written)]
+        done = subprocess.run([sys.executable, "-m", "ruff", *command, *options], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -267,7 +267,10 @@ def refused(layer: tuple[str, dict[str, Any]], folder: Path) -> str:
         (("GRU", {"input_size": 2}), "layer layer0: the type 'GRU' is not supported; supported: AdaptiveAvgPool1d, "),
         (("MaxPool1d", {"kernel_size": 2, "return_indices": True}), "return_indices is True, which is not supported"),
         (("MaxPool1d", {"kernel_size": 2, "padding": 2}), "padding is [2], wanted at most half of the kernel's size"),
-        (conv("Conv1d", 2, 3, 2, padding_mode="mirror"), "padding_mode is 'mirror', which is not supported; supported:"),
+        (
+            conv("Conv1d", 2, 3, 2, padding_mode="mirror"),
+            "padding_mode is 'mirror', which is not supported; supported:",
+        ),
         (conv("Conv1d", 2, 3, 2, padding="same", stride=2), "'same', which PyTorch has for a stride of 1 only"),
         (conv("Conv1d", 2, 3, 2, groups=2), "groups is 2, which does not divide 2 and 3 channels"),
         (conv("Conv1d", 2, 3, [2, 2]), "kernel_size is [2, 2], wanted 1 whole numbers from 1"),
@@ -276,9 +279,12 @@ def refused(layer: tuple[str, dict[str, Any]], folder: Path) -> str:
         (("Linear", {"in_features": 2}), "Linear: out_features missing"),
         (("Linear", {"in_features": 2, "out_features": 2.5}), "out_features is 2.5, wanted a whole number from 1"),
         (("Linear", {"in_features": 2, "out_features": 2, "bias": 1}), "bias is 1, wanted true or false"),
-        (("GELU", {"approximate": "fast"}), "approximate is 'fast', which is not supported; supported: \"none\" or \"tanh\""),
+        (
+            ("GELU", {"approximate": "fast"}),
+            'approximate is \'fast\', which is not supported; supported: "none" or "tanh"',
+        ),
     ],
-)  # fmt: skip
+)
 def test_layers_are_refused_by_name_and_argument(layer, text: str, tmp_path: Path):
     assert text in refused(layer, tmp_path)
 
@@ -286,7 +292,10 @@ def test_layers_are_refused_by_name_and_argument(layer, text: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("bad", "text"),
     [
-        (node("x", "call_function", "fft", "in0"), "node x (call_function fft): it is not supported; supported: abs, add"),
+        (
+            node("x", "call_function", "fft", "in0"),
+            "node x (call_function fft): it is not supported; supported: abs, add",
+        ),
         (node("x", "call_module", "nothing", "in0"), "there is no layer 'nothing'"),
         (node("x", "call_module", "layer0", "later"), "found 'later' as an array, wanted a node in front of this one"),
         (node("x", "call_module", "layer0", "in0", "in0"), "2 arguments, wanted 1 of its inputs alone"),
@@ -294,11 +303,14 @@ def test_layers_are_refused_by_name_and_argument(layer, text: str, tmp_path: Pat
         (node("x", "call_function", "relu", "in0", slope=1), "the argument 'slope' is not known; known: inplace"),
         (node("x", "call_function", "relu", "in0", inplace=True), "inplace is True and its input is read by layer0, x"),
         (node("x", "call_function", "dropout", "in0"), "training is true: it would drop at random; wanted false"),
-        (node("x", "call_function", "softmax", "in0", dim=0, dtype="float"), "dtype is 'float', which is not supported"),
+        (
+            node("x", "call_function", "softmax", "in0", dim=0, dtype="float"),
+            "dtype is 'float', which is not supported",
+        ),
         (node("x", "call_function", "cat", "in0", dim=0), "found 'in0', wanted a list of nodes"),
         (node("x", "call_function", "add", "in0", "in0", alpha=2), "wanted two operands alone"),
     ],
-)  # fmt: skip
+)
 def test_nodes_are_refused_by_name_and_argument(bad, text: str, tmp_path: Path):
     content = chain(linear(2, 2))
     content["forward"].insert(2, bad)
@@ -362,7 +374,8 @@ def test_nothing_of_a_file_becomes_code(tmp_path: Path):
     )
     content["nn_model_id"] = 'net"""\nimport os'
     text = source(read(content, tmp_path), "Net")
-    assert "import" not in text.replace("x____import____os__", "").replace('net\\"\\"\\"\\nimport os', "")
+    assert '"""The network net____import os: ' in text
+    assert "        x_____import____os__ = self.a(in0)" in text
 
 
 # -- the suite ----------------------------------------------------------------------------------------
@@ -375,7 +388,7 @@ def test_the_suites_network_gives_its_output(number: int):
         pytest.skip(f"the shared cases are not here: {folder}")
     h5py = pytest.importorskip("h5py", reason="h5py, of the extra `petab`, is not installed")
     with h5py.File(folder / f"net_ps_{number}.hdf5") as file:
-        arrays = {f"{l}.{a}": v[()] for l, group in file["parameters/net0"].items() for a, v in group.items()}
+        arrays = {f"{layer}.{a}": v[()] for layer, group in file["parameters/net0"].items() for a, v in group.items()}
     with h5py.File(folder / f"net_input_{number}.hdf5") as file:
         value = file["inputs/input0/data"][()]
     with h5py.File(folder / f"net_output_{number}.hdf5") as file:

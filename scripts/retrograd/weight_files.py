@@ -1,0 +1,591 @@
+"""Files of weights: what each format holds, and which of its arrays is which of the model's. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from retrograd.errors import RetrogradError
+from retrograd.messages import missing_extra
+from retrograd.plugins import dotted
+
+Named = Sequence[tuple[str, Any]]
+
+# More lists of layers than this are not tried in every order.
+MOST_LISTS = 6
+
+
+def is_leaf_array(leaf: Any) -> bool:
+    """Tells whether a leaf of a pytree is an array, JAX's or numpy's."""
+    return eqx.is_array(leaf) or isinstance(leaf, np.ndarray)
+
+
+@dataclass
+class Stored:
+    """What a file holds.
+
+    - `arrays`: by name, dots alone.
+    - `torch`: the arrays are ordered as PyTorch orders them, whatever they are called.
+    - `layers`: the same arrays as layers in the order in which they are applied, where the format tells: names in
+      `arrays` by role, such as `weight`.
+    """
+
+    arrays: dict[str, np.ndarray]
+    torch: bool
+    layers: list[dict[str, str]] = field(default_factory=list)
+
+
+def read_arrays(
+    path: str, suffix: str, model: Any, wanted: Named, names: Mapping[str, str] | None
+) -> list[np.ndarray | None]:
+    """Returns the file's arrays in the order of `wanted`, (pytree path, leaf); None for those that it does not hold.
+
+    - `names`: path in the model to name in the file, of arrays or of parts that hold some, where they differ.
+    """
+    if suffix == ".eqx":
+        if names:
+            raise RetrogradError(f"{path} has no names, but an order: `model.weight_names` does not apply to .eqx.")
+        return list(_read_eqx(path, model, wanted))
+    stored = READERS[suffix](path, [dotted(name) for name, _ in wanted])
+    leaves = {dotted(name): _shape_in_torch(name, leaf, model) for name, leaf in wanted}
+    which, by_name = _which(path, type(model).__name__, leaves, stored, names)
+    if stored.torch or not by_name:
+        _refuse_other_orders(path, model)
+    out: list[np.ndarray | None] = []
+    for name, leaf in wanted:
+        array = stored.arrays.get(which[dotted(name)])
+        if array is not None and array.shape == leaves[dotted(name)] != leaf.shape:
+            # Equinox keeps axes of length 1 behind the bias of a convolution.
+            array = array.reshape(leaf.shape)
+        out.append(array)
+    return out
+
+
+# -- which array is which -----------------------------------------------------------------------------
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _which(
+    path: str, cls: str, leaves: Shapes, stored: Stored, names: Mapping[str, str] | None
+) -> tuple[dict[str, str], bool]:
+    """Returns the name in the file of each leaf, and whether it is the leaf's own."""
+    found = {name: array.shape for name, array in stored.arrays.items()}
+    if names:
+        which, own = _as_told(path, leaves, found, names), False
+    else:
+        which, own = _by_name(leaves, found), True
+        if not set(which.values()) <= set(found):
+            others = _by_layers(leaves, found, stored.layers) if stored.layers else _by_lists(leaves, found)
+            which, own = (which, True) if others is None else (others, False)
+        if leaves and found and not set(which.values()) & set(found):
+            raise RetrogradError(_table(path, cls, leaves, found))
+    extra = sorted(set(found) - set(which.values()))
+    if extra:
+        raise RetrogradError(
+            f"{path} holds arrays that {cls} does not have: {', '.join(extra)}; it has: {', '.join(leaves) or 'none'}."
+        )
+    return which, own
+
+
+def _as_told(path: str, leaves: Shapes, found: Shapes, names: Mapping[str, str]) -> dict[str, str]:
+    told = {dotted(key): dotted(value) for key, value in names.items()}
+    which, used = {}, set()
+    for leaf in leaves:
+        # The longest path is the most special one.
+        key = max((k for k in told if f"{leaf}.".startswith(f"{k}.")), key=len, default=None)
+        which[leaf] = leaf if key is None else f"{told[key]}{leaf[len(key) :]}"
+        used.add(key)
+    unused = [key for key in told if key not in used]
+    if unused:
+        raise RetrogradError(
+            f"model.weight_names: {', '.join(unused)} names no array of the model; it has: {', '.join(leaves) or 'none'}."
+        )
+    wrong = [f"{leaf} as {name}" for leaf, name in which.items() if name not in found]
+    if wrong:
+        raise RetrogradError(
+            f"model.weight_names: {path} does not hold {', '.join(wrong)}; it holds: {', '.join(found) or 'nothing'}."
+        )
+    if len(set(which.values())) < len(which):
+        twice = sorted({name for name in which.values() if list(which.values()).count(name) > 1})
+        raise RetrogradError(f"model.weight_names: {', '.join(twice)} is taken for more than one array of the model.")
+    return which
+
+
+def _by_name(leaves: Shapes, found: Shapes) -> dict[str, str]:
+    # A file saved from the network alone lacks the name of the field that holds it; one of a larger whole, such as
+    # a problem of one network, has a name of its own in front of all.
+    tails = {leaf: leaf.partition(".")[2] for leaf in leaves}
+    heads = {name.partition(".")[0] for name in found}
+    options = [{leaf: leaf for leaf in leaves}]
+    if len(set(tails.values())) == len(tails) and all(tails.values()):
+        options.append(tails)
+    if len(heads) == 1 and all("." in name for name in found):
+        (head,) = heads
+        options += [{leaf: f"{head}.{name}" for leaf, name in option.items()} for option in options]
+    complete = [option for option in options if set(option.values()) <= set(found)]
+    some = [option for option in options if set(option.values()) & set(found)]
+    return [*complete, *some, *options][0]
+
+
+@dataclass(frozen=True)
+class _List:
+    # A numbered list of layers: its name, and for each entry, in order, the arrays' names by what follows the number.
+    name: str
+    entries: tuple[Mapping[str, str], ...]
+
+    def signature(self, shapes: Shapes) -> list[dict[str, tuple[int, ...]]]:
+        return [{suffix: shapes[name] for suffix, name in entry.items()} for entry in self.entries]
+
+
+def _lists(names: Shapes) -> tuple[list[_List], list[str]]:
+    # Splits names at their first number: `net.2.weight` is entry 2 of `net`. Also returns those without a number.
+    lists: dict[str, dict[int, dict[str, str]]] = {}
+    plain = []
+    for name in names:
+        parts = name.split(".")
+        at = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
+        if at is None:
+            plain.append(name)
+        else:
+            entries = lists.setdefault(".".join(parts[:at]), {})
+            entries.setdefault(int(parts[at]), {})[".".join(parts[at + 1 :])] = name
+    return [_List(name, tuple(e for _, e in sorted(entries.items()))) for name, entries in lists.items()], plain
+
+
+def _by_lists(leaves: Shapes, found: Shapes) -> dict[str, str] | None:
+    """Returns the only assignment that lists of layers allow, of the same order and shapes; None without exactly one.
+
+    PyTorch's `Sequential` counts activations too, so that its numbers are others than those of a list of layers alone.
+    """
+    (ours, plain), (theirs, other) = _lists(leaves), _lists(found)
+    which = _by_name({name: leaves[name] for name in plain}, {name: found[name] for name in other}) if plain else {}
+    if set(which.values()) != set(other) or not ours or not len(ours) == len(theirs) <= MOST_LISTS:
+        return None
+    fits = [
+        order
+        for order in itertools.permutations(theirs)
+        if all(a.signature(leaves) == b.signature(found) for a, b in zip(ours, order, strict=True))
+    ]
+    if len(fits) != 1:
+        return None
+    for a, b in zip(ours, fits[0], strict=True):
+        for mine, its in zip(a.entries, b.entries, strict=True):
+            which |= {name: its[suffix] for suffix, name in mine.items()}
+    return which
+
+
+def _by_layers(leaves: Shapes, found: Shapes, layers: list[dict[str, str]]) -> dict[str, str] | None:
+    """Returns the only assignment of layers in the order of a graph; None without exactly one.
+
+    The order counts where the model has one numbered list of layers. Else it is how the fields are declared and not how
+    they are applied, so that only shapes tell, which must then be all different.
+    """
+    ours: dict[str, dict[str, str]] = {}
+    for leaf in leaves:
+        ours.setdefault(leaf.rpartition(".")[0], {})[leaf.rpartition(".")[2]] = leaf
+    lists, plain = _lists(leaves)
+    signature = lambda layer, shapes: sorted((role, shapes[name]) for role, name in layer.items())
+    mine = [signature(layer, leaves) for layer in ours.values()]
+    its = [signature(layer, found) for layer in layers]
+    if len(lists) == 1 and not plain:
+        order = sorted(ours, key=lambda name: [int(p) if p.isdecimal() else -1 for p in name.split(".")])
+        pairs = list(zip(order, layers, strict=False))
+        if len(order) != len(layers) or [signature(ours[name], leaves) for name in order] != its:
+            return None
+    else:
+        if sorted(mine) != sorted(its) or any(mine.count(one) > 1 for one in mine):
+            return None
+        pairs = [(name, layers[its.index(one)]) for name, one in zip(ours, mine, strict=True)]
+    return {leaf: layer[role] for name, layer in pairs for role, leaf in ours[name].items()}
+
+
+def _table(path: str, cls: str, leaves: Shapes, found: Shapes) -> str:
+    left, right = ([f"{name} {list(shape)}" for name, shape in side.items()] for side in (leaves, found))
+    width = max(map(len, [*left, cls]))
+    rows = itertools.zip_longest([f"{cls} has", *left], ["the file has", *right], fillvalue="")
+    lines = [f"  {a:<{width + 4}}  {b}".rstrip() for a, b in rows]
+    ours, theirs = (next(iter(side)).rpartition(".")[0] or next(iter(side)) for side in (leaves, found))
+    return "\n".join(
+        [
+            f"{path} has other names than {cls}, and order and shapes do not tell in one way only which array is which:",
+            *lines,
+            "Say in the study which is which, of whole layers or of single arrays, for example:",
+            "  model:",
+            "    weight_names:",
+            f"      {ours}: {theirs}",
+        ]
+    )
+
+
+# -- what equinox orders otherwise --------------------------------------------------------------------
+
+
+def _parts(model: Any, kind: type) -> Iterator[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda part: isinstance(part, kind))[0]
+    return ((jax.tree_util.keystr(path), part) for path, part in leaves if isinstance(part, kind))
+
+
+def _shape_in_torch(name: str, leaf: Any, model: Any) -> tuple[int, ...]:
+    biases = [f"{path}.bias" for path, _ in (*_parts(model, eqx.nn.Conv), *_parts(model, eqx.nn.ConvTranspose))]
+    return tuple(leaf.shape[:1]) if name in biases else tuple(leaf.shape)
+
+
+def _refuse_other_orders(path: str, model: Any) -> None:
+    others = [name for name, _ in _parts(model, eqx.nn.ConvTranspose)]
+    if others:
+        raise RetrogradError(
+            f"{path} orders the weights of a transposed convolution as PyTorch does, {', '.join(others)} as equinox: "
+            "use retrograd.layers.ConvTranspose, which is PyTorch's, in place of eqx.nn.ConvTranspose."
+        )
+
+
+# -- the formats --------------------------------------------------------------------------------------
+
+
+def _read_eqx(path: str, model: Any, wanted: Named) -> list[Any]:
+    # The format is one .npy stream a leaf, scalars of Python included, in front of which equinox's own
+    # documentation puts a line of JSON with hyperparameters. It is read here and not by equinox, whose error
+    # for a shape names neither the file nor what is left over.
+    out: list[Any] = []
+    with open(path, "rb") as file:
+        if file.read(1) == b"{":
+            file.readline()
+        else:
+            file.seek(0)
+        for leaf_path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]:
+            if not (is_leaf_array(leaf) or isinstance(leaf, (bool, int, float, complex, np.generic))):
+                continue
+            try:
+                array = np.lib.format.read_array(file, allow_pickle=False)
+            except Exception as error:  # numpy parses headers with tokenize, whose errors are no ValueError
+                name = wanted[len(out)][0] if len(out) < len(wanted) else "(a number)"
+                raise RetrogradError(
+                    f"{path}: leaf {name} could not be read ({error}). Was it saved with "
+                    "eqx.tree_serialise_leaves from a model of this structure?"
+                ) from error
+            if is_leaf_array(leaf):
+                out.append(array)
+            elif not np.array_equal(array, leaf):
+                # A number that is no array stays as `build` sets it: another one is another network.
+                name = jax.tree_util.keystr(leaf_path)
+                raise RetrogradError(
+                    f"{path}: number {name}: found {array!r}, wanted {leaf!r} as {type(model).__name__}.build sets it."
+                )
+        if file.read(1):
+            raise RetrogradError(
+                f"{path} holds more arrays than the {len(wanted)} of {type(model).__name__}: "
+                "it was saved from a larger model."
+            )
+    return out
+
+
+def _read_safetensors(path: str, leaves: Sequence[str]) -> Stored:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    del leaves
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise RetrogradError(f"{path} is not a readable .safetensors file ({error}).") from error
+    return Stored(_weights_only(tensors), torch=False)
+
+
+def _weights_only(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    # PyTorch's batch norms count the batches of their training, which changes no value.
+    named = {dotted(name): array for name, array in arrays.items()}
+    return {name: array for name, array in named.items() if name.rpartition(".")[2] != "num_batches_tracked"}
+
+
+def _read_torch(path: str, leaves: Sequence[str]) -> Stored:
+    del leaves
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise missing_extra(f"{path}: a file of PyTorch's", "torch") from error
+    advice = "save the tensors alone: torch.save(model.state_dict(), path)"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the bytes made it stumble over
+        reason = str(error).strip().partition("\n")[0]
+        raise RetrogradError(
+            f"{path} cannot be read as tensors ({type(error).__name__}: {reason}); {advice}."
+        ) from error
+    # Checkpoints keep the state dict beside an optimiser's.
+    for key in ("state_dict", "model_state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        raise RetrogradError(f"{path} holds {type(content).__name__} and not names with tensors; {advice}.")
+    arrays = {}
+    for name, tensor in content.items():
+        # A type that numpy has not, of which every value is one of float32 too.
+        plain = tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()
+        try:
+            arrays[str(name)] = plain.numpy()
+        except (TypeError, RuntimeError) as error:
+            raise RetrogradError(
+                f"{path}: {name} is {tensor.dtype}, {tensor.layout}, which is no plain array."
+            ) from error
+    return Stored(_weights_only(arrays), torch=True)
+
+
+def _open_hdf5(path: str) -> Any:
+    try:
+        import h5py  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise missing_extra(f"{path}: an HDF5 file of PEtab-SciML", "petab") from error
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise RetrogradError(f"{path} is no readable HDF5 file ({error}).") from error
+
+
+def _hdf5_arrays(path: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Returns the arrays under `parameters` and under `inputs`, by their path there with slashes."""
+    parameters: dict[str, np.ndarray] = {}
+    inputs: dict[str, np.ndarray] = {}
+    with _open_hdf5(path) as file:
+        import h5py  # pyright: ignore[reportMissingImports]
+
+        datasets: dict[str, Any] = {}
+        file.visititems(lambda name, item: datasets.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+        if "metadata/pytorch_format" in datasets and not datasets["metadata/pytorch_format"][()]:
+            raise RetrogradError(f"{path}: metadata/pytorch_format is false, wanted arrays in PyTorch's order.")
+        if "metadata/perm" in datasets and datasets["metadata/perm"].asstr()[()] != "row":
+            found = datasets["metadata/perm"].asstr()[()]
+            raise RetrogradError(f"{path}: metadata/perm is {found!r}, wanted 'row': arrays in PyTorch's order.")
+        for name, item in datasets.items():
+            group, _, rest = name.partition("/")
+            if group == "metadata":
+                continue
+            if item.dtype.kind not in "fiub":
+                raise RetrogradError(f"{path}: {name} is of type {item.dtype}, wanted numbers.")
+            array = np.asarray(item[()])
+            array = array.astype(array.dtype.newbyteorder("="))
+            if group == "inputs":
+                inputs[rest] = array
+            else:
+                # Early files have the layers at the top.
+                parameters[rest if group == "parameters" else name] = array
+    return parameters, inputs
+
+
+def _read_hdf5(path: str, leaves: Sequence[str]) -> Stored:
+    parameters, inputs = _hdf5_arrays(path)
+    arrays = {name.replace("/", "."): array for name, array in parameters.items()}
+    # Inputs are no weights: those that the model has no place for are somebody else's.
+    held = {f"inputs.{name.replace('/', '.').removesuffix('.0')}": array for name, array in inputs.items()}
+    return Stored(arrays | {name: array for name, array in held.items() if name in leaves}, torch=True)
+
+
+def array_inputs(path: str) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the array inputs of a PEtab-SciML HDF5 file: input id to condition id to array.
+
+    The condition `0` stands for all conditions, and is then the only one. An array for several conditions is returned
+    for each of them.
+    """
+    out: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in _hdf5_arrays(path)[1].items():
+        input_id, _, conditions = name.rpartition("/")
+        for condition in conditions.split(";"):
+            if condition in out.setdefault(input_id, {}):
+                raise RetrogradError(f"{path}: inputs/{input_id} has two arrays for the condition {condition!r}.")
+            out[input_id][condition] = array
+    for input_id, arrays in out.items():
+        if "0" in arrays and len(arrays) > 1:
+            others = ", ".join(sorted(set(arrays) - {"0"}))
+            raise RetrogradError(
+                f"{path}: inputs/{input_id} has an array for all conditions (0) and ones for {others}."
+            )
+    return out
+
+
+# -- ONNX ---------------------------------------------------------------------------------------------
+
+# Nodes that hold no weights. Their constants are shapes, axes and bounds.
+PLAIN_NODES = [
+    "Abs",
+    "AveragePool",
+    "Cast",
+    "Celu",
+    "Clip",
+    "Concat",
+    "Constant",
+    "Dropout",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Flatten",
+    "Gelu",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "LeakyRelu",
+    "LogSoftmax",
+    "LpPool",
+    "MaxPool",
+    "Mish",
+    "Neg",
+    "Relu",
+    "Reshape",
+    "Selu",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Softsign",
+    "Squeeze",
+    "Swish",
+    "Tanh",
+    "Transpose",
+    "Unsqueeze",
+]
+# Whose constants, if any, belong to a formula for an activation: one number each.
+ARITHMETIC = ("Add", "Div", "Mul", "Pow", "Sqrt", "Sub")
+
+
+def _read_onnx(path: str, leaves: Sequence[str]) -> Stored:
+    del leaves
+    try:
+        import onnx  # pyright: ignore[reportMissingImports]
+        from onnx import numpy_helper  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise missing_extra(f"{path}: an ONNX file", "onnx") from error
+    try:
+        graph = onnx.load(path).graph
+    except Exception as error:  # protobuf's and onnx's own, of no common class
+        raise RetrogradError(f"{path} is no readable ONNX file ({type(error).__name__}: {error}).") from error
+    constants = {tensor.name: np.array(numpy_helper.to_array(tensor)) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            constants[node.output[0]] = np.array(numpy_helper.to_array(node.attribute[0].t))
+        elif node.op_type == "Identity" and node.input[0] in constants:
+            constants[node.output[0]] = constants[node.input[0]]
+    return _OnnxGraph(path, graph, constants).stored()
+
+
+class _OnnxGraph:
+    """A feed-forward graph: its layers in order, their arrays turned to PyTorch's order by what the node does."""
+
+    def __init__(self, path: str, graph: Any, constants: Mapping[str, np.ndarray]) -> None:
+        self.path, self.graph, self.constants = path, graph, constants
+        self.arrays: dict[str, np.ndarray] = {}
+        self.layers: list[dict[str, str]] = []
+        self.problems: list[str] = []
+        self.of_output: dict[str, int] = {}
+
+    def stored(self) -> Stored:
+        layers = {"Gemm": self._gemm, "MatMul": self._matmul, "Add": self._add, "BatchNormalization": self._batch_norm}
+        layers |= {"Conv": self._conv, "ConvTranspose": self._conv}
+        for node in self.graph.node:
+            what = f"{node.name or 'a node'} ({node.op_type})"
+            if node.op_type in layers:
+                layers[node.op_type](node, what)
+            elif node.op_type in ARITHMETIC:
+                self._arithmetic(node, what)
+            elif node.op_type not in PLAIN_NODES:
+                self.problems.append(f"{what}: the operation is not one of a feed-forward network that is read")
+        if self.problems:
+            lines = "\n  ".join(self.problems)
+            raise RetrogradError(f"{self.path}: its weights cannot be told apart in one way:\n  {lines}")
+        return Stored(self.arrays, torch=True, layers=self.layers)
+
+    def _take(self, what: str, roles: Mapping[str, tuple[str, np.ndarray]], output: str) -> None:
+        layer = {}
+        for role, (name, array) in roles.items():
+            name = dotted(name)
+            if name in self.arrays:
+                self.problems.append(f"{what}: {name} is used by two nodes: weights that are shared are not supported")
+            self.arrays[name] = array
+            layer[role] = name
+        self.of_output[output] = len(self.layers)
+        self.layers.append(layer)
+
+    def _constant(self, node: Any, i: int) -> np.ndarray | None:
+        return self.constants.get(node.input[i]) if i < len(node.input) else None
+
+    def _gemm(self, node: Any, what: str) -> None:
+        settings = {a.name: a.i if a.type == 2 else a.f for a in node.attribute}
+        weight, bias = self._constant(node, 1), self._constant(node, 2)
+        plain = settings.get("alpha", 1.0) == settings.get("beta", 1.0) == 1.0 and not settings.get("transA", 0)
+        if weight is None or not plain or (len(node.input) > 2 and bias is None):
+            self.problems.append(f"{what}: wanted a layer x W + b of constants, without alpha, beta and transA")
+            return
+        # (out, in) where it is transposed on the way, else (in, out).
+        roles = {"weight": (node.input[1], weight if settings.get("transB", 0) else weight.T)}
+        if bias is not None:
+            roles["bias"] = (node.input[2], bias.reshape(-1))
+        self._take(what, roles, node.output[0])
+
+    def _matmul(self, node: Any, what: str) -> None:
+        left, right = self._constant(node, 0), self._constant(node, 1)
+        weight = left if right is None else right
+        if weight is None or weight.ndim != 2 or (left is not None and right is not None):
+            self.problems.append(f"{what}: wanted a product of an array and of a constant matrix")
+        elif right is None:
+            self._take(what, {"weight": (node.input[0], weight)}, node.output[0])
+        else:
+            self._take(what, {"weight": (node.input[1], weight.T)}, node.output[0])
+
+    def _add(self, node: Any, what: str) -> None:
+        # The bias of the product in front of it, or arithmetic.
+        for i in (0, 1):
+            layer, bias = self.of_output.get(node.input[1 - i]), self._constant(node, i)
+            if layer is not None and bias is not None and bias.size > 1 and "bias" not in self.layers[layer]:
+                name = dotted(node.input[i])
+                if name in self.arrays:
+                    self.problems.append(f"{what}: {name} is used by two nodes: shared weights are not supported")
+                self.arrays[name], self.layers[layer]["bias"] = bias.reshape(-1), name
+                return
+            if layer is not None and bias is not None and bias.size == 1 == self._width(layer):
+                name = dotted(node.input[i])
+                self.arrays[name], self.layers[layer]["bias"] = bias.reshape(-1), name
+                return
+        self._arithmetic(node, what)
+
+    def _width(self, layer: int) -> int:
+        return self.arrays[self.layers[layer]["weight"]].shape[0]
+
+    def _conv(self, node: Any, what: str) -> None:
+        weight, bias = self._constant(node, 1), self._constant(node, 2)
+        if weight is None or (len(node.input) > 2 and bias is None):
+            self.problems.append(f"{what}: wanted a constant kernel and bias")
+            return
+        roles = {"weight": (node.input[1], weight)}
+        if bias is not None:
+            roles["bias"] = (node.input[2], bias)
+        self._take(what, roles, node.output[0])
+
+    def _batch_norm(self, node: Any, what: str) -> None:
+        names = ("weight", "bias", "running_mean", "running_var")
+        values = [self._constant(node, i) for i in range(1, 5)]
+        if any(value is None for value in values):
+            self.problems.append(f"{what}: wanted constant scale, bias, mean and variance")
+            return
+        roles = {n: (node.input[i + 1], v) for i, (n, v) in enumerate(zip(names, values, strict=True)) if v is not None}
+        self._take(what, roles, node.output[0])
+
+    def _arithmetic(self, node: Any, what: str) -> None:
+        large = [name for name in node.input if name in self.constants and self.constants[name].size > 1]
+        if large:
+            self.problems.append(f"{what}: {', '.join(large)} is an array that belongs to no layer")
+
+
+READERS: dict[str, Callable[[str, Sequence[str]], Stored]] = {
+    ".safetensors": _read_safetensors,
+    ".pt": _read_torch,
+    ".pth": _read_torch,
+    ".hdf5": _read_hdf5,
+    ".h5": _read_hdf5,
+    ".onnx": _read_onnx,
+}
+SUFFIXES = (".eqx", *READERS)
