@@ -191,8 +191,13 @@ def notes(network: Network) -> list[str]:
     return out
 
 
-def buffers(network: Network) -> tuple[str, ...]:
-    """Returns the paths of arrays that are no weights, such as `norm1.running_mean`, for a model's `frozen`."""
+def buffers(network: Network, *, batch_statistics: bool = False) -> tuple[str, ...]:
+    """Returns the paths of arrays that are no weights, such as `norm1.running_mean`, for a model's `frozen`.
+
+    - `batch_statistics`: as for `source`; there are none then.
+    """
+    if batch_statistics:
+        return ()
     fields, out = field_names(network), []
     for layer in network.layers:
         if layer.id in fields:

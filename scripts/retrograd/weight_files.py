@@ -14,6 +14,7 @@ import numpy as np
 from retrograd.errors import RetrogradError
 from retrograd.messages import missing_extra
 from retrograd.plugins import dotted
+from retrograd.study import WEIGHT_SUFFIXES
 
 Named = Sequence[tuple[str, Any]]
 
@@ -105,7 +106,8 @@ def _as_told(path: str, leaves: Shapes, found: Shapes, names: Mapping[str, str])
     unused = [key for key in told if key not in used]
     if unused:
         raise RetrogradError(
-            f"model.weight_names: {', '.join(unused)} names no array of the model; it has: {', '.join(leaves) or 'none'}."
+            f"model.weight_names: {', '.join(unused)} names no array of the model; "
+            f"it has: {', '.join(leaves) or 'none'}."
         )
     wrong = [f"{leaf} as {name}" for leaf, name in which.items() if name not in found]
     if wrong:
@@ -214,7 +216,7 @@ def _table(path: str, cls: str, leaves: Shapes, found: Shapes) -> str:
     ours, theirs = (next(iter(side)).rpartition(".")[0] or next(iter(side)) for side in (leaves, found))
     return "\n".join(
         [
-            f"{path} has other names than {cls}, and order and shapes do not tell in one way only which array is which:",
+            f"{path} has other names than {cls}, and order and shapes do not settle which array is which:",
             *lines,
             "Say in the study which is which, of whole layers or of single arrays, for example:",
             "  model:",
@@ -411,44 +413,15 @@ def array_inputs(path: str) -> dict[str, dict[str, np.ndarray]]:
 # -- ONNX ---------------------------------------------------------------------------------------------
 
 # Nodes that hold no weights. Their constants are shapes, axes and bounds.
-PLAIN_NODES = [
-    "Abs",
-    "AveragePool",
-    "Cast",
-    "Celu",
-    "Clip",
-    "Concat",
-    "Constant",
-    "Dropout",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Flatten",
-    "Gelu",
-    "GlobalAveragePool",
-    "GlobalMaxPool",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "LeakyRelu",
-    "LogSoftmax",
-    "LpPool",
-    "MaxPool",
-    "Mish",
-    "Neg",
-    "Relu",
-    "Reshape",
-    "Selu",
-    "Sigmoid",
-    "Softmax",
-    "Softplus",
-    "Softsign",
-    "Squeeze",
-    "Swish",
-    "Tanh",
-    "Transpose",
-    "Unsqueeze",
-]
+PLAIN_NODES = frozenset(
+    name
+    for row in (
+        "Abs AveragePool Cast Celu Clip Concat Constant Dropout Elu Erf Exp Flatten Gelu GlobalAveragePool",
+        "GlobalMaxPool HardSigmoid HardSwish Identity LeakyRelu LogSoftmax LpPool MaxPool Mish Neg Relu",
+        "Reshape Selu Sigmoid Softmax Softplus Softsign Squeeze Swish Tanh Transpose Unsqueeze",
+    )
+    for name in row.split()
+)
 # Whose constants, if any, belong to a formula for an activation: one number each.
 ARITHMETIC = ("Add", "Div", "Mul", "Pow", "Sqrt", "Sub")
 
@@ -540,16 +513,13 @@ class _OnnxGraph:
         # The bias of the product in front of it, or arithmetic.
         for i in (0, 1):
             layer, bias = self.of_output.get(node.input[1 - i]), self._constant(node, i)
-            if layer is not None and bias is not None and bias.size > 1 and "bias" not in self.layers[layer]:
-                name = dotted(node.input[i])
-                if name in self.arrays:
-                    self.problems.append(f"{what}: {name} is used by two nodes: shared weights are not supported")
-                self.arrays[name], self.layers[layer]["bias"] = bias.reshape(-1), name
-                return
-            if layer is not None and bias is not None and bias.size == 1 == self._width(layer):
-                name = dotted(node.input[i])
-                self.arrays[name], self.layers[layer]["bias"] = bias.reshape(-1), name
-                return
+            if layer is None or bias is None or "bias" in self.layers[layer] or bias.size != self._width(layer):
+                continue
+            name = dotted(node.input[i])
+            if name in self.arrays:
+                self.problems.append(f"{what}: {name} is used by two nodes: weights that are shared are not supported")
+            self.arrays[name], self.layers[layer]["bias"] = bias.reshape(-1), name
+            return
         self._arithmetic(node, what)
 
     def _width(self, layer: int) -> int:
@@ -588,4 +558,4 @@ READERS: dict[str, Callable[[str, Sequence[str]], Stored]] = {
     ".h5": _read_hdf5,
     ".onnx": _read_onnx,
 }
-SUFFIXES = (".eqx", *READERS)
+assert set(WEIGHT_SUFFIXES) == {".eqx", *READERS}

@@ -20,7 +20,8 @@ from retrograd.api import Model
 from retrograd.errors import RetrogradError
 from retrograd.plugins import lies_under, vector_field
 from retrograd.schema import MODEL
-from retrograd.weight_files import SUFFIXES, is_leaf_array, read_arrays
+from retrograd.study import WEIGHT_SUFFIXES
+from retrograd.weight_files import is_leaf_array, read_arrays
 
 SELFTESTS = 8
 
@@ -72,7 +73,7 @@ def load_into(model: Model, path: str | None, names: Mapping[str, str] | None = 
     Raises RetrogradError that names every leaf that is missing, left over, or of another shape or type. A narrower
     float (a network trained in float32) is widened, which is exact; nothing is narrowed.
 
-    - `path`: ends in one of `weight_files.SUFFIXES`, which tells the format.
+    - `path`: ends in one of WEIGHT_SUFFIXES, which tells the format.
     - `names`: path in the model to name in the file, of arrays or of parts that hold some, where they differ.
     """
     wanted = array_leaves(model)
@@ -80,12 +81,12 @@ def load_into(model: Model, path: str | None, names: Mapping[str, str] | None = 
         if wanted:
             raise RetrogradError(
                 f"the model has {len(wanted)} arrays ({wanted[0][0]} first) but `model.weights` is null: "
-                f"name the file that holds them ({' or '.join(SUFFIXES)})."
+                f"name the file that holds them ({' or '.join(WEIGHT_SUFFIXES)})."
             )
         return model
     suffix = Path(path).suffix
-    if suffix not in SUFFIXES:
-        raise RetrogradError(f"{path} ends in {suffix!r}; weights are read from {' or '.join(SUFFIXES)}.")
+    if suffix not in WEIGHT_SUFFIXES:
+        raise RetrogradError(f"{path} ends in {suffix!r}; weights are read from {' or '.join(WEIGHT_SUFFIXES)}.")
     found = read_arrays(path, suffix, model, wanted, names)
     problems, arrays = [], []
     for (name, leaf), array in zip(wanted, found, strict=True):

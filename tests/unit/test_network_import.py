@@ -21,8 +21,9 @@ from network_cases import CASES, TRAINED, chain, conv, formula, linear, network,
 
 from retrograd.errors import RetrogradError
 from retrograd.network_import import buffers, field_names, header, notes, problems, read_network, source
-from retrograd.plugins import dotted
-from retrograd.weights import array_leaves
+from retrograd.plugins import dotted, load_class
+from retrograd.weight_files import array_inputs
+from retrograd.weights import array_leaves, load_into
 
 EXPECTED = json.loads(network_cases.EXPECTED.read_text())
 # Beside the repository, or beside the folder of its work trees.
@@ -93,9 +94,7 @@ def test_the_committed_numbers_are_those_of_pytorch():
         assert_summaries(wanted, EXPECTED[case], 1e-10)
 
 
-@pytest.mark.parametrize(
-    "case", ["018 image network", "047 instance norm 2d", "max pool 2d", "014 p-norm pool 2d", "arithmetic"]
-)
+@pytest.mark.parametrize("case", ["image network", "instance norm 2d", "max pool 2d", "p-norm pool 2d", "arithmetic"])
 def test_float32_stays_float32(case: str, tmp_path: Path):
     jax.config.update("jax_enable_x64", False)
     try:
@@ -135,9 +134,7 @@ def test_derivatives_are_those_of_differences_in_both_modes(case: str, tmp_path:
     np.testing.assert_allclose(forward, difference, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "case", ["003 conv1d", "006 transposed 1d", "009 max pool", "013 p-norm pool 1d", "053 cat", "046 instance norm 1d"]
-)
+@pytest.mark.parametrize("case", ["conv1d", "transposed 1d", "max pool", "p-norm pool 1d", "cat", "instance norm 1d"])
 def test_vmap_is_a_loop(case: str, tmp_path: Path):
     model = built(read(CASES[case][0], tmp_path), formula)
     many = [jnp.stack([v * (1 + 0.1 * i) for i in range(3)]) for v in network_cases.inputs(case)]
@@ -250,6 +247,7 @@ def test_what_a_reader_should_know_is_noted(tmp_path: Path):
         "layer spare: the forward function never calls it, so it and its arrays are left out.",
     ]
     assert buffers(net) == ("layer0.running_mean", "layer0.running_var")
+    assert buffers(net, batch_statistics=True) == ()
     assert "spare" not in source(net, "Net")
 
 
@@ -381,20 +379,45 @@ def test_nothing_of_a_file_becomes_code(tmp_path: Path):
 # -- the suite ----------------------------------------------------------------------------------------
 
 
+def in_a_model(net, field: str, folder: Path) -> Any:
+    """Returns a model of a generated network as a field of this name, from a plug-in file."""
+    text = source(net, "Net")
+    whole = f"class Whole(Model):\n    {field}: Net\n    states = {{'a': '1'}}\n"
+    path = folder / "plugin.py"
+    path.write_text(f"{header(text)}from retrograd.api import Model\n\n\n{text}\n\n{whole}")
+    cls = load_class(str(path), "Whole")
+    return cls(**{field: sys.modules[cls.__module__].Net.build(jax.random.PRNGKey(1))})
+
+
+@pytest.mark.parametrize("field", ["net0", "network"])
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_the_suites_network_gives_its_output(number: int):
+def test_the_suites_network_gives_its_output(number: int, field: str, tmp_path: Path):
     folder = SHARED / "net" / "001"
     if not folder.is_dir():
         pytest.skip(f"the shared cases are not here: {folder}")
     h5py = pytest.importorskip("h5py", reason="h5py, of the extra `petab`, is not installed")
-    with h5py.File(folder / f"net_ps_{number}.hdf5") as file:
-        arrays = {f"{layer}.{a}": v[()] for layer, group in file["parameters/net0"].items() for a, v in group.items()}
-    with h5py.File(folder / f"net_input_{number}.hdf5") as file:
-        value = file["inputs/input0/data"][()]
+    model = in_a_model(read_network(str(folder / "net.yaml")), field, tmp_path)
+    model = load_into(model, str(folder / f"net_ps_{number}.hdf5"))
+    value = array_inputs(str(folder / f"net_input_{number}.hdf5"))["input0"]["data"]
     with h5py.File(folder / f"net_output_{number}.hdf5") as file:
         wanted = file["outputs/output0/data"][()]
-    model = built(read_network(str(folder / "net.yaml")), lambda name, shape: arrays[name].reshape(shape))
-    np.testing.assert_allclose(model(jnp.asarray(value, float)), wanted, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(getattr(model, field)(jnp.asarray(value, float)), wanted, rtol=0, atol=1e-6)
+
+
+def test_the_suites_array_input_and_its_network(tmp_path: Path):
+    folder = SHARED / "sciml" / "036" / "petab"
+    if not folder.is_dir():
+        pytest.skip(f"the shared cases are not here: {folder}")
+    pytest.importorskip("h5py", reason="h5py, of the extra `petab`, is not installed")
+    model = in_a_model(read_network(str(folder / "net6.yaml")), "net6", tmp_path)
+    model: Any = load_into(model, str(folder / "net6_ps.hdf5"))
+    second = array_inputs(str(folder / "net6_input1.hdf5"))["net6_input2"]["0"]
+    arrays = dict(array_leaves(model))
+    value = np.concatenate([[0.7], second])
+    for i in (1, 2, 3):
+        weight, bias = (np.asarray(arrays[f".net6.layer{i}.{name}"]) for name in ("weight", "bias"))
+        value = weight @ value + bias if i == 3 else np.maximum(weight @ value + bias, 0)
+    np.testing.assert_allclose(model.net6(jnp.array([0.7]), jnp.asarray(second)), value, rtol=1e-13)
 
 
 @pytest.mark.parametrize("case", ["001/petab/net1", "002/petab/net1", "023/petab/net1", "036/petab/net6"])
@@ -411,7 +434,9 @@ def test_what_petab_sciml_writes_is_what_is_read(tmp_path: Path):
     pytest.importorskip("petab_sciml", reason="petab-sciml, of the extra `petab`, is not installed")
     standard = importlib.import_module("petab_sciml.standard")
     for case, (content, _) in CASES.items():
-        if not case[:3].isdigit() or case == "039 relu":
+        # petab-sciml 0.0.3 makes no modules with these functions, and writes the axis of the last one a second time, as
+        # 0, which PyTorch refuses as we do.
+        if case in ("stack", "arithmetic", "cat along another axis"):
             continue
         wanted = standard.NNModel(**content)
         exported = standard.NNModel.from_pytorch_module(wanted.to_pytorch_module(), "net0", wanted.inputs)
