@@ -433,15 +433,22 @@ def test_what_petab_sciml_writes_is_what_is_read(tmp_path: Path):
     torch = pytest.importorskip("torch", reason="PyTorch, an extra, is not installed")
     pytest.importorskip("petab_sciml", reason="petab-sciml, of the extra `petab`, is not installed")
     standard = importlib.import_module("petab_sciml.standard")
+    written = 0
     for case, (content, _) in CASES.items():
-        # petab-sciml 0.0.3 makes no modules with these functions, and writes the axis of the last one a second time, as
-        # 0, which PyTorch refuses as we do.
+        # petab-sciml 0.0.3 has no such functions, and writes the axis of the last one a second time, as 0: PyTorch
+        # refuses that as we do.
         if case in ("stack", "arithmetic", "cat along another axis"):
             continue
         wanted = standard.NNModel(**content)
-        exported = standard.NNModel.from_pytorch_module(wanted.to_pytorch_module(), "net0", wanted.inputs)
+        try:
+            exported = standard.NNModel.from_pytorch_module(wanted.to_pytorch_module(), "net0", wanted.inputs)
+        except (SyntaxError, ValueError):
+            # Nor can it write a layer without arguments or with a text as one.
+            continue
+        written += 1
         standard.NNModelStandard.save_data(data=exported, filename=str(tmp_path / "net.yaml"))
         model = built(read_network(str(tmp_path / "net.yaml")), formula)
         found = outputs(model, *(jnp.asarray(v) for v in network_cases.inputs(case)))
         assert_summaries(summary(found), EXPECTED[case])
     assert torch
+    assert written >= 70
