@@ -412,7 +412,7 @@ def array_inputs(path: str) -> dict[str, dict[str, np.ndarray]]:
 
 # -- ONNX ---------------------------------------------------------------------------------------------
 
-# Nodes that hold no weights. Their constants are shapes, axes and bounds.
+# Nodes that hold no weights.
 PLAIN_NODES = frozenset(
     name
     for row in (
@@ -439,10 +439,15 @@ def _read_onnx(path: str, leaves: Sequence[str]) -> Stored:
         raise RetrogradError(f"{path} is no readable ONNX file ({type(error).__name__}: {error}).") from error
     constants = {tensor.name: np.array(numpy_helper.to_array(tensor)) for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            constants[node.output[0]] = np.array(numpy_helper.to_array(node.attribute[0].t))
+        if node.op_type == "Constant" and node.attribute:
+            held = node.attribute[0]
+            if held.name == "value":
+                constants[node.output[0]] = np.array(numpy_helper.to_array(held.t))
+            elif held.name in ("value_float", "value_floats"):
+                constants[node.output[0]] = np.array(held.f if held.name == "value_float" else held.floats, np.float32)
         elif node.op_type == "Identity" and node.input[0] in constants:
-            constants[node.output[0]] = constants[node.input[0]]
+            # The name under which it is used takes its place.
+            constants[node.output[0]] = constants.pop(node.input[0])
     return _OnnxGraph(path, graph, constants).stored()
 
 
@@ -467,6 +472,8 @@ class _OnnxGraph:
                 self._arithmetic(node, what)
             elif node.op_type not in PLAIN_NODES:
                 self.problems.append(f"{what}: the operation is not one of a feed-forward network that is read")
+            elif node.op_type != "Identity":
+                self._arithmetic(node, what)
         if self.problems:
             lines = "\n  ".join(self.problems)
             raise RetrogradError(f"{self.path}: its weights cannot be told apart in one way:\n  {lines}")
@@ -545,7 +552,9 @@ class _OnnxGraph:
         self._take(what, roles, node.output[0])
 
     def _arithmetic(self, node: Any, what: str) -> None:
-        large = [name for name in node.input if name in self.constants and self.constants[name].size > 1]
+        # Integers are shapes and axes.
+        held = ((name, self.constants[name]) for name in node.input if name in self.constants)
+        large = [name for name, array in held if array.size > 1 and array.dtype.kind == "f"]
         if large:
             self.problems.append(f"{what}: {', '.join(large)} is an array that belongs to no layer")
 

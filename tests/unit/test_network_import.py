@@ -119,18 +119,22 @@ def test_derivatives_are_those_of_differences_in_both_modes(case: str, tmp_path:
         lambda a: jnp.asarray(np.cos(3.0 * np.arange(a.size)).reshape(a.shape)), (weights, inputs)
     )
 
-    @jax.jit
     def value(weights, inputs):
         found = eqx.combine(weights, static)(*inputs)
         return sum(jnp.sum(jnp.sin(v)) for v in (found if isinstance(found, tuple) else (found,)))
 
-    forward = jax.jvp(value, (weights, inputs), directions)[1]
-    gradient = jax.grad(value, argnums=(0, 1))(weights, inputs)
-    pairs = zip(jax.tree_util.tree_leaves(gradient), jax.tree_util.tree_leaves(directions), strict=True)
-    moved = lambda h: value(*jax.tree_util.tree_map(lambda v, d: v + h * d, (weights, inputs), directions))
-    difference = (moved(1e-6) - moved(-1e-6)) / 2e-6
+    @jax.jit
+    def all_three(weights, inputs):
+        forward = jax.jvp(value, (weights, inputs), directions)[1]
+        gradient = jax.grad(value, argnums=(0, 1))(weights, inputs)
+        pairs = zip(jax.tree_util.tree_leaves(gradient), jax.tree_util.tree_leaves(directions), strict=True)
+        moved = lambda h: value(*jax.tree_util.tree_map(lambda v, d: v + h * d, (weights, inputs), directions))
+        ends = jax.lax.map(moved, jnp.array([1e-6, -1e-6]))
+        return forward, sum(jnp.vdot(g, d) for g, d in pairs), (ends[0] - ends[1]) / 2e-6
+
+    forward, backward, difference = all_three(weights, inputs)
     assert np.isfinite(forward)
-    np.testing.assert_allclose(sum(jnp.vdot(g, d) for g, d in pairs), forward, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(backward, forward, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(forward, difference, rtol=1e-6, atol=1e-6)
 
 

@@ -376,6 +376,7 @@ def test_onnx_fields_of_one_shape_are_refused(tmp_path: Path):
         ([("LSTM", ["x", "w", "w"], "y", {})], r"n0 \(LSTM\): the operation is not one of a feed-forward network"),
         ([("Gemm", ["x", "w"], "y", {"alpha": 2.0})], r"n0 \(Gemm\): wanted a layer x W \+ b of constants, without"),
         ([("Mul", ["x", "v"], "y", {})], r"n0 \(Mul\): v is an array that belongs to no layer"),
+        ([("Concat", ["x", "v"], "y", {"axis": 0})], r"n0 \(Concat\): v is an array that belongs to no layer"),
         ([("MatMul", ["x", "x"], "y", {})], r"n0 \(MatMul\): wanted a product of an array and of a constant matrix"),
         ([("MatMul", ["x", "w"], "m", {}), ("MatMul", ["m", "w"], "y", {})], r"n1 \(MatMul\): w is used by two nodes"),
     ],
@@ -384,6 +385,23 @@ def test_onnx_graphs_that_are_refused(nodes: list[Any], text: str, tmp_path: Pat
     arrays = {"w": np.ones((2, 2), np.float32), "v": np.ones(2, np.float32)}
     with pytest.raises(RetrogradError, match=text):
         load_into(net(), as_onnx(nodes, arrays, tmp_path / "w.onnx"))
+
+
+def test_constants_of_a_graph_count_as_weights_and_shapes_do_not(tmp_path: Path):
+    onnx: Any = pytest.importorskip("onnx", reason=NO_ONNX)
+    model = Convolution([layers.Linear(2, 3)])
+    wanted = trained(model)
+    weight = onnx.numpy_helper.from_array(np.asarray(wanted.inner[0].weight), "held")
+    nodes = [
+        ("Constant", [], "k", {"value": weight}),
+        ("Identity", ["b"], "same", {}),
+        ("Reshape", ["x", "shape"], "r", {}),
+        ("Gemm", ["r", "k", "same"], "h", {"transB": 1}),
+        ("Constant", [], "two", {"value_float": 2.0}),
+        ("Mul", ["h", "two"], "y", {}),
+    ]
+    arrays = {"b": np.asarray(wanted.inner[0].bias), "shape": np.array([1, 2])}
+    assert_same(load_into(model, as_onnx(nodes, arrays, tmp_path / "w.onnx")), wanted)
 
 
 def test_a_matrix_on_the_left_is_in_its_own_order(tmp_path: Path):
