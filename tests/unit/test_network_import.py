@@ -22,7 +22,7 @@ from network_cases import CASES, TRAINED, chain, conv, formula, linear, network,
 from retrograd.errors import RetrogradError
 from retrograd.network_import import buffers, field_names, header, notes, problems, read_network, source
 from retrograd.plugins import dotted, load_class
-from retrograd.weight_files import array_inputs
+from retrograd.weight_formats import array_inputs
 from retrograd.weights import array_leaves, load_into
 
 EXPECTED = json.loads(network_cases.EXPECTED.read_text())

@@ -19,7 +19,7 @@ from retrograd import layers, store
 from retrograd.api import Model
 from retrograd.errors import RetrogradError
 from retrograd.plugins import dotted
-from retrograd.weight_files import array_inputs
+from retrograd.weight_formats import array_inputs
 from retrograd.weights import array_leaves, export, load_into, weights_digest
 
 NO_H5PY = "h5py, of the extra `petab`, is not installed"
