@@ -11,7 +11,18 @@ from typing import Any
 import yaml
 
 from retrograd.errors import RetrogradError
-from retrograd.network_table import CONTAINERS, FUNCTIONS, LAYERS, OPERATORS, REQUIRED, Refused, bound, call_text, short
+from retrograd.network_table import (
+    CONTAINERS,
+    DROPOUTS,
+    FUNCTIONS,
+    LAYERS,
+    OPERATORS,
+    REQUIRED,
+    Refused,
+    bound,
+    call_text,
+    short,
+)
 
 LINE = 120
 
@@ -145,7 +156,7 @@ def problems(network: Network) -> list[str]:
     if holders != len(network.inputs):
         found.append(f"inputs: {len(network.inputs)} are declared and the forward graph takes {holders}")
     outputs = [node for node in network.nodes if node.op == "output"]
-    if len(outputs) != 1 or network.nodes[-1].op != "output":
+    if len(outputs) != 1 or network.nodes[-1] is not outputs[0]:
         found.append(f"forward: {len(outputs)} output nodes, wanted one, as the last node")
     known: list[str] = []
     layers = {layer.id: layer for layer in network.layers}
@@ -267,12 +278,27 @@ def _expression(
 
 
 def _refuse_inplace(inplace: Any, node: Node, network: Network) -> None:
-    # It writes over its input: the same as a new array where nobody else reads that.
+    # It writes over its input: the same as a new array where nobody else reads that, nor what that is a view of.
     if inplace is False:
         return
-    readers = [n.name for n in network.nodes for v in _flat_values([*n.args, *n.kwargs.values()]) if v in node.args[:1]]
-    if inplace is not True or len(readers) != 1:
-        raise Refused(f"inplace is {short(inplace)} and its input is read by {', '.join(readers)}; wanted false")
+    if inplace is not True:
+        raise Refused(f"inplace is {short(inplace)}, wanted true or false")
+    types = {layer.id: layer.type for layer in network.layers}
+    makers = {n.name: n for n in network.nodes}
+    written, seen = node.args[0], set()
+    while isinstance(written, str) and written in makers and written not in seen:
+        seen.add(written)
+        readers = [n.name for n in network.nodes if written in _flat_values([*n.args, *n.kwargs.values()])]
+        if len(readers) > 1:
+            raise Refused(f"inplace is true and its input is read by {', '.join(readers)}; wanted false")
+        maker = makers[written]
+        if types.get(maker.target, maker.target) not in VIEWS or not maker.args:
+            return
+        written = maker.args[0]
+
+
+# What shares its input's memory in PyTorch.
+VIEWS = ("flatten", "transpose", "unsqueeze", "dropout", "Flatten", "Identity", *DROPOUTS)
 
 
 def _flat_values(values: Sequence[Any]) -> list[Any]:

@@ -274,6 +274,7 @@ def _same(a: Arguments, x: str) -> str:
     return x
 
 
+DROPOUTS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout")
 DROPOUT = LayerKind({"p": 0.5, "inplace": False}, call=_same, note="returns its input: nothing is dropped")
 
 
@@ -381,7 +382,7 @@ LAYERS: dict[str, LayerKind] = {
     "LayerNorm": LayerKind(
         {"normalized_shape": REQUIRED, "eps": 1e-5, "elementwise_affine": True, "bias": True}, _layer_norm
     ),
-    **dict.fromkeys(("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout"), DROPOUT),
+    **dict.fromkeys(DROPOUTS, DROPOUT),
     **{f"Conv{d}d": _conv(d) for d in (1, 2, 3)},
     **{f"ConvTranspose{d}d": _conv_transpose(d) for d in (1, 2, 3)},
     **{f"MaxPool{d}d": _max_pool(d) for d in (1, 2, 3)},

@@ -7,6 +7,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +304,7 @@ def test_layers_are_refused_by_name_and_argument(layer, text: str, tmp_path: Pat
         (node("x", "call_module", "layer0", "in0", "in0"), "2 arguments, wanted 1 of its inputs alone"),
         (node("x", "get_attr", "scale"), "the operation 'get_attr' is not supported"),
         (node("x", "call_function", "relu", "in0", slope=1), "the argument 'slope' is not known; known: inplace"),
-        (node("x", "call_function", "relu", "in0", inplace=True), "inplace is True and its input is read by layer0, x"),
+        (node("x", "call_function", "relu", "in0", inplace=True), "inplace is true and its input is read by layer0, x"),
         (node("x", "call_function", "dropout", "in0"), "training is true: it would drop at random; wanted false"),
         (
             node("x", "call_function", "softmax", "in0", dim=0, dtype="float"),
@@ -321,12 +322,24 @@ def test_nodes_are_refused_by_name_and_argument(bad, text: str, tmp_path: Path):
     assert text in found[0]
 
 
+def test_a_view_that_is_written_over_is_refused(tmp_path: Path):
+    nodes = [
+        node("v", "call_method", "flatten", "in0"),
+        node("w", "call_function", "relu", "v", inplace=True),
+        node("x", "call_function", "add", "w", "in0"),
+    ]
+    (found,) = problems(read(network(1, {}, nodes, "x"), tmp_path))
+    assert "inplace is true and its input is read by v, x" in found
+    assert problems(read(network(1, {}, nodes[:2], "w"), tmp_path)) == []
+
+
 def test_all_that_is_not_supported_is_told_in_one_list(tmp_path: Path):
     content = chain(("LSTM", {}), linear(2, 2), ("nonsense", {}))
     content["inputs"].append({"input_id": "second"})
     net = read(content, tmp_path)
     with pytest.raises(RetrogradError) as caught:
         source(net, "Net")
+    assert any("0 output nodes, wanted one" in text for text in problems(replace(net, nodes=())))
     for text in ("'LSTM' is not supported", "(call_function nonsense)", "2 are declared and the forward graph takes 1"):
         assert text in str(caught.value)
 
@@ -340,6 +353,7 @@ def changed(change) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
+        (lambda c: c.update(forward=[{}]), r"forward\[0\]: name is missing"),
         (lambda c: c.pop("forward"), "the file: forward is missing"),
         (lambda c: c.update(extra=1), "the file: found the key 'extra', wanted nn_model_id, inputs, layers, forward"),
         (lambda c: c.update(layers=3), "layers: found 3, wanted a list of entries"),
