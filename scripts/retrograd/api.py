@@ -24,6 +24,8 @@ class Model(eqx.Module):
     parameters: ClassVar[Mapping[str, str]] = {}
     time_unit: ClassVar[str] = "s"
     formulations: ClassVar[Mapping[str, str]] = {"stable": "vector_field"}
+    # Paths such as "network.layers[0]" whose arrays are stored with the weights but are none: no gradient by them.
+    frozen: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def build(cls, key: jax.Array) -> Model:

@@ -22,7 +22,7 @@ from retrograd.plugin_source import Plugin, look_at_plugin
 from retrograd.rescue import changed
 from retrograd.scenarios import Table, read_scenarios
 from retrograd.settings import GRADIENT_METHODS, Variant, check_variant_name, is_name, is_path
-from retrograd.study import ARGUMENTS, STARTS, Study
+from retrograd.study import ARGUMENTS, STARTS, WEIGHT_SUFFIXES, Study
 
 # --- what pydantic found --------------------------------------------------------------------------
 
@@ -120,8 +120,7 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
     built_in, lines = _read_variants(variants_file)
     problems += lines
     problems += _check_variant_names(raw, built_in, variants_file)
-    suffixes = (".safetensors", ".eqx")
-    problems += _check_file("model.weights", _sub(raw, "model", "weights"), suffixes, "a weights file")
+    problems += _check_file("model.weights", _sub(raw, "model", "weights"), WEIGHT_SUFFIXES, "a weights file")
 
     plugin_path, class_name = _sub(raw, "model", "plugin"), _sub(raw, "model", "class")
     plugin = Plugin()

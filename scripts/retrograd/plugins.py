@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,9 @@ def _check_declarations(cls: type[Model], where: str) -> None:
         )
     if not isinstance(cls.time_unit, str):
         problems.append(f"time_unit is {cls.time_unit!r}, wanted text such as 's'")
+    # A lone text would freeze what its letters name.
+    if not isinstance(cls.frozen, tuple) or not all(isinstance(path, str) and path for path in cls.frozen):
+        problems.append(f"frozen is {cls.frozen!r}, wanted a tuple of paths such as ('network.layers[0]',)")
     if problems:
         raise RetrogradError(f"{where}: " + "; ".join(problems) + ".")
 
@@ -79,7 +82,27 @@ def build_structure(cls: type[Model]) -> Model:
         raise RetrogradError(f"{cls.__name__}.build(key) stopped: {type(error).__name__}: {error}.") from error
     if not isinstance(model, cls):
         raise RetrogradError(f"{cls.__name__}.build(key) returned {type(model).__name__}, wanted {cls.__name__}.")
+    leaves = jax.tree_util.tree_flatten_with_path(model)[0]
+    paths = [jax.tree_util.keystr(path) for path, leaf in leaves if hasattr(leaf, "shape")]
+    for prefix in cls.frozen:
+        # A path that freezes nothing is a misspelt one, and its gradients would be taken in silence.
+        if not any(lies_under(path, (prefix,)) for path in paths):
+            listed = ", ".join(map(dotted, paths)) or "none"
+            raise RetrogradError(f"{cls.__name__}.frozen names {prefix!r}, which holds no array; arrays: {listed}.")
     return model
+
+
+def dotted(path: str) -> str:
+    """Returns a pytree path such as `.network.layers[0].weight` with dots alone: `network.layers.0.weight`."""
+    for old, new in (("['", "."), ("']", ""), ("[", "."), ("]", "")):
+        path = path.replace(old, new)
+    return path.lstrip(".")
+
+
+def lies_under(path: str, prefixes: Sequence[str]) -> bool:
+    """Tells whether a pytree path is one of the prefixes or continues one; all with brackets or dots alone."""
+    name = f"{dotted(path)}."
+    return any(name.startswith(f"{dotted(prefix)}.") for prefix in prefixes)
 
 
 Field = Callable[[Model, jax.Array, jax.Array, jax.Array], jax.Array]

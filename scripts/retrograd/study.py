@@ -55,6 +55,7 @@ BESIDE = ("benchmark", "publication")
 STAGES = ("steady_state", "dynamics", "gradients")
 STARTS = ("steady_state", "initial_state")
 WRT = ("dynamic", "steady", "network")
+WEIGHT_SUFFIXES = (".eqx", ".safetensors", ".pt", ".pth", ".hdf5", ".h5", ".onnx")
 
 
 # --- the study ------------------------------------------------------------------------------------
@@ -66,7 +67,8 @@ class ModelFile(Part):
     plugin: FilePath = Field(description="the plug-in, a Python file; trusted code; relative to the working directory")
     class_: Text = Field(alias="class", description="name of the model class in the plug-in")
     weights: FilePath | None = Field(
-        default=None, description="pretrained weights, .safetensors or .eqx; null: as build() gives them"
+        default=None,
+        description="pretrained weights (.eqx, .safetensors, .pt, .hdf5, .onnx); null: as build() gives them",
     )
 
 

@@ -1,11 +1,11 @@
-"""Pretrained weights: from `.eqx` or `.safetensors` into the model's structure, and through `model.nc`."""
+"""Pretrained weights: from a file into the model's structure, and through `model.nc`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +18,32 @@ import xarray as xr
 from retrograd import store
 from retrograd.api import Model
 from retrograd.errors import RetrogradError
-from retrograd.plugins import vector_field
+from retrograd.plugins import lies_under, vector_field
 from retrograd.schema import MODEL
+from retrograd.study import WEIGHT_SUFFIXES
+from retrograd.weight_files import is_leaf_array, read_arrays
 
 SELFTESTS = 8
-
-
-def _is_leaf_array(leaf: Any) -> bool:
-    return eqx.is_array(leaf) or isinstance(leaf, np.ndarray)
 
 
 def array_leaves(model: Any) -> list[tuple[str, Any]]:
     """Returns (pytree path, array) of every array leaf, in the order of the flattened pytree."""
     leaves = jax.tree_util.tree_flatten_with_path(model)[0]
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves if _is_leaf_array(leaf)]
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves if is_leaf_array(leaf)]
 
 
 def weight_leaves(model: Any) -> list[tuple[str, Any]]:
-    """Returns those of `array_leaves` that gradients are taken of: the floating ones."""
-    return [(path, leaf) for path, leaf in array_leaves(model) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    """Returns those of `array_leaves` that gradients are taken of: the floating ones that the class does not freeze."""
+    return [(path, leaf) for path, leaf in array_leaves(model) if _is_weight(type(model), path, leaf)]
+
+
+def _is_weight(cls: type, path: str, leaf: Any) -> bool:
+    # By the class, which a gradient of the model's structure has too: both lose the same leaves.
+    return jnp.issubdtype(leaf.dtype, jnp.floating) and not lies_under(path, getattr(cls, "frozen", ()))
 
 
 def n_weights(model: Any) -> int:
-    """Returns the number of weights."""
+    """Returns the number of weights, without the frozen ones."""
     return sum(int(np.size(leaf)) for _, leaf in weight_leaves(model))
 
 
@@ -52,10 +55,10 @@ def flatten(model: Any) -> jax.Array:
 
 def unflatten(model: Model, flat: Any) -> Model:
     """Returns the model with the weights of `flat`, shape (weight,), in the order of `flatten`."""
-    leaves, structure = jax.tree_util.tree_flatten(model)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(model)
     start, out = 0, []
-    for leaf in leaves:
-        if _is_leaf_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating):
+    for path, leaf in leaves:
+        if is_leaf_array(leaf) and _is_weight(type(model), jax.tree_util.keystr(path), leaf):
             size = int(np.size(leaf))
             out.append(jnp.reshape(flat[start : start + size], leaf.shape).astype(leaf.dtype))
             start += size
@@ -64,25 +67,27 @@ def unflatten(model: Model, flat: Any) -> Model:
     return jax.tree_util.tree_unflatten(structure, out)
 
 
-def load_into(model: Model, path: str | None) -> Model:
-    """Returns the model with the arrays of a `.eqx` or `.safetensors` file; None keeps a network-free model.
+def load_into(model: Model, path: str | None, names: Mapping[str, str] | None = None) -> Model:
+    """Returns the model with the arrays of a file of weights; None keeps a network-free model.
 
     Raises RetrogradError that names every leaf that is missing, left over, or of another shape or type. A narrower
     float (a network trained in float32) is widened, which is exact; nothing is narrowed.
+
+    - `path`: ends in one of WEIGHT_SUFFIXES, which tells the format.
+    - `names`: path in the model to name in the file, of arrays or of parts that hold some, where they differ.
     """
     wanted = array_leaves(model)
     if path is None:
         if wanted:
             raise RetrogradError(
                 f"the model has {len(wanted)} arrays ({wanted[0][0]} first) but `model.weights` is null: "
-                "name the .eqx or .safetensors file that holds them."
+                f"name the file that holds them ({' or '.join(WEIGHT_SUFFIXES)})."
             )
         return model
     suffix = Path(path).suffix
-    readers: dict[str, Callable[..., list[Any]]] = {".eqx": _read_eqx, ".safetensors": _read_safetensors}
-    if suffix not in readers:
-        raise RetrogradError(f"{path} ends in {suffix!r}; weights are read from {' or '.join(readers)}.")
-    found = readers[suffix](path, model, wanted)
+    if suffix not in WEIGHT_SUFFIXES:
+        raise RetrogradError(f"{path} ends in {suffix!r}; weights are read from {' or '.join(WEIGHT_SUFFIXES)}.")
+    found = read_arrays(path, suffix, model, wanted, names)
     problems, arrays = [], []
     for (name, leaf), array in zip(wanted, found, strict=True):
         if array is None:
@@ -110,74 +115,7 @@ def with_arrays(model: Model, arrays: Mapping[str, np.ndarray]) -> Model:
 def _replace_arrays(model: Model, arrays: list[Any]) -> Model:
     leaves, structure = jax.tree_util.tree_flatten(model)
     rest = iter(arrays)
-    return jax.tree_util.tree_unflatten(structure, [next(rest) if _is_leaf_array(v) else v for v in leaves])
-
-
-def _read_eqx(path: str, model: Model, wanted: list[tuple[str, Any]]) -> list[Any]:
-    # The format is one .npy stream a leaf, scalars of Python included, in front of which equinox's own
-    # documentation puts a line of JSON with hyperparameters. It is read here and not by equinox, whose error
-    # for a shape names neither the file nor what is left over.
-    out: list[Any] = []
-    with open(path, "rb") as file:
-        if file.read(1) == b"{":
-            file.readline()
-        else:
-            file.seek(0)
-        for leaf_path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]:
-            if not (_is_leaf_array(leaf) or isinstance(leaf, (bool, int, float, complex, np.generic))):
-                continue
-            try:
-                array = np.lib.format.read_array(file, allow_pickle=False)
-            except Exception as error:  # numpy parses headers with tokenize, whose errors are no ValueError
-                name = wanted[len(out)][0] if len(out) < len(wanted) else "(a number)"
-                raise RetrogradError(
-                    f"{path}: leaf {name} could not be read ({error}). Was it saved with "
-                    "eqx.tree_serialise_leaves from a model of this structure?"
-                ) from error
-            if _is_leaf_array(leaf):
-                out.append(array)
-            elif not np.array_equal(array, leaf):
-                # A number that is no array stays as `build` sets it: another one is another network.
-                name = jax.tree_util.keystr(leaf_path)
-                raise RetrogradError(
-                    f"{path}: number {name}: found {array!r}, wanted {leaf!r} as {type(model).__name__}.build sets it."
-                )
-        if file.read(1):
-            raise RetrogradError(
-                f"{path} holds more arrays than the {len(wanted)} of {type(model).__name__}: "
-                "it was saved from a larger model."
-            )
-    return out
-
-
-def _read_safetensors(path: str, model: Model, wanted: list[tuple[str, Any]]) -> list[Any]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise RetrogradError(f"{path} is not a readable .safetensors file ({error}).") from error
-    by_name = {_dotted(name): array for name, array in tensors.items()}
-    names = [_dotted(name) for name, _ in wanted]
-    if not any(name in by_name for name in names):
-        # A file saved from the network alone lacks the name of the field that holds it.
-        tails = [name.partition(".")[2] for name in names]
-        if len(set(tails)) == len(tails) and any(tail in by_name for tail in tails):
-            names = tails
-    extra = sorted(set(by_name) - set(names))
-    if extra:
-        raise RetrogradError(
-            f"{path} holds arrays that {type(model).__name__} does not have: {', '.join(extra)}; "
-            f"it has: {', '.join(names) or 'none'}."
-        )
-    return [by_name.get(name) for name in names]
-
-
-def _dotted(path: str) -> str:
-    for old, new in (("['", "."), ("']", ""), ("[", "."), ("]", "")):
-        path = path.replace(old, new)
-    return path.lstrip(".")
+    return jax.tree_util.tree_unflatten(structure, [next(rest) if is_leaf_array(v) else v for v in leaves])
 
 
 def weights_digest(model: Any) -> str:

@@ -299,7 +299,8 @@ def test_an_empty_config():
         (
             "model.weights",
             "model.py",
-            ("model.weights: found 'model.py', wanted a weights file (a name that ends in .safetensors or .eqx)"),
+            "model.weights: found 'model.py', wanted a weights file (a name that ends in .eqx or .safetensors or "
+            ".pt or .pth or .hdf5 or .h5 or .onnx)",
         ),
         (
             "model.weights",

@@ -361,7 +361,7 @@ def test_weights_for_a_model_without_a_network(suffix: str, net: Model, free: Mo
         assert "it has: none" in text
 
 
-@pytest.mark.parametrize("name", ["w.npz", "w.pt", "w", "w.EQX", "w.eqx.gz"])
+@pytest.mark.parametrize("name", ["w.npz", "w.pkl", "w", "w.EQX", "w.eqx.gz"])
 def test_another_suffix(name: str, net: Model, tmp_path: Path):
     as_eqx(net, tmp_path / name)
     text = refusal(net, tmp_path / name)
