@@ -28,6 +28,7 @@ def need(what: str, *modules: str) -> list[ModuleType]:
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise RetrogradError(
-            f"{what} needs {' and '.join(missing)}, which {verb} not installed: run `make run EXTRAS=petab` (or `make test`)."
+            f"{what} needs {' and '.join(missing)}, which {verb} not installed: "
+            "run `make run EXTRAS=petab` (or `make test`)."
         )
     return found

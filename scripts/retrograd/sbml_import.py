@@ -6,8 +6,10 @@ to 3 are read as they are: libsbml's conversion between levels drops what the ot
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,9 @@ def read_sbml(source: str | os.PathLike[str]) -> Symbolic:
         # As bytes would be better, but libsbml takes text only, and reads a declaration of another encoding from it.
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RetrogradError(f"{path}: found a byte that is not UTF-8 ({error.reason}), wanted SBML in UTF-8.") from error
+        raise RetrogradError(
+            f"{path}: found a byte that is not UTF-8 ({error.reason}), wanted SBML in UTF-8."
+        ) from error
     except OSError as error:
         raise RetrogradError(f"{path}: cannot be read ({error.strerror}).") from error
     return read_text(text, str(path), path.stem)
@@ -218,6 +222,9 @@ class _Reader:
         if name in self.expressions:
             return
         start = self.starts.get(name, value)
+        if isinstance(start, float) and not math.isfinite(start):
+            # NaN says that there is no value; infinity is one, but none that a table of numbers can have.
+            start = None if math.isnan(start) else self.math_module.number(start)
         if name in self.rate_rules:
             self._add_state(name, unit(), self.rate_rules[name], start)
         elif isinstance(start, sp.Expr):
@@ -285,7 +292,8 @@ class _Reader:
 
     def _participate(self, reaction: str, reference: Any, sign: int) -> None:
         species = reference.getSpecies()
-        exact = sp.Rational(sign)
+        exact: Any = sp.Rational(sign)
+        factor: Any
         if reference.getId() in self.references:
             factor = symbol(reference.getId())
         elif reference.isSetStoichiometryMath():
@@ -362,16 +370,14 @@ class _Reader:
     def _rates_of_species(self) -> None:
         resolved = self.symbolic(complete=False).resolve
         speed: dict[str, sp.Expr] = {}  # of compartments that vary, in terms of rates that need them not
-        for c in self.compartments:
+        for c in sorted({self.concentrations[s] for s in self._by_reactions() if s in self.concentrations}):
             if c in self.rate_rules:
                 speed[c] = self.rate_rules[c]
             elif c in self.expressions:
                 size = resolved(self.expressions[c])
                 if (names_in(size) & self.states.keys()) or TIME in size.free_symbols:
                     speed[c] = self._speed(c, size)
-        for name in self.states:
-            if name not in self.species or name in self.rate_rules:
-                continue
+        for name in self._by_reactions():
             amount = self._factor(name) * self.flux.get(name, sp.S.Zero) if name in self.reacting else sp.S.Zero
             c = self.concentrations.get(name)
             rate = amount if c is None else amount / symbol(c)
@@ -380,14 +386,16 @@ class _Reader:
             self.rates[name] = rate
         self.varying = set(speed)
 
+    def _by_reactions(self) -> list[str]:
+        """Returns the species that are states without a rate rule."""
+        return [name for name in self.states if name in self.species and name not in self.rate_rules]
+
     def _speed(self, compartment: str, size: sp.Expr) -> sp.Expr:
         """Returns d/dt of a compartment that an assignment rule sizes, by the chain rule."""
         if size.has(sp.Piecewise, sp.floor, sp.ceiling, sp.sign, sp.Max, sp.Min):
             self.complain(
-                f"assignment rule of {compartment}: the size of a compartment that may jump or bend is not supported "
-                "where concentrations depend on it"
-                if compartment in self.concentrations.values()
-                else ""
+                f"assignment rule of {compartment}: a size that jumps or bends is not supported, "
+                "since the concentrations there would have to jump with it"
             )
             return sp.nan
         total = sp.diff(size, TIME)
@@ -446,7 +454,4 @@ class _Reader:
         if not complete:
             return model
         switches, conditions = find_switches(map(model.resolve, self.rates.values()), self.states)
-        model.switches.extend(switches)
-        model.conditions.extend(conditions)
-        model.invariants.extend(self._invariants())
-        return model
+        return replace(model, switches=switches, conditions=conditions, invariants=self._invariants())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import libsbml as sbml
@@ -66,7 +67,7 @@ def _remainder(a: sp.Expr, b: sp.Expr) -> sp.Expr:
 
 
 def _chain(relation: Callable[[sp.Expr, sp.Expr], Any]) -> Callable[..., Any]:
-    return lambda *args: sp.And(*(relation(a, b) for a, b in zip(args, args[1:], strict=False)))
+    return lambda *args: sp.And(*(relation(a, b) for a, b in pairwise(args)))
 
 
 # By libsbml's types: the least and the largest number of arguments, None for any; and what they make.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import libsbml as sbml
@@ -56,7 +57,7 @@ def unit_text(definition: Any) -> str:
         unit = definition.getUnit(i)
         kind = sbml.UnitKind_toString(unit.getKind())
         exponent = unit.getExponentAsDouble()
-        if not exponent == exponent or (kind not in _NAMES and kind not in _PLAIN):
+        if math.isnan(exponent) or (kind not in _NAMES and kind not in _PLAIN):
             return "1"
         factor *= (unit.getMultiplier() * 10.0 ** unit.getScale()) ** exponent
         if kind in _NAMES:

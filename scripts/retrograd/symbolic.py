@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import sympy as sp
 from sympy.core.relational import Relational
@@ -20,6 +21,11 @@ from retrograd.errors import RetrogradError
 
 # Model time. No id of a file can be called so.
 TIME = sp.Symbol("(time)", real=True)
+
+
+def put_in(expr: Any, formulas: Mapping[Any, Any]) -> Any:
+    """Returns a formula with others in the place of its symbols, none of them changed by another one."""
+    return expr.xreplace(formulas)
 
 
 def symbol(name: str) -> sp.Symbol:
@@ -41,13 +47,12 @@ class Symbolic:
     - `values`: their values in the file, where it has one.
     - `derived`: constants that are computed once, at the start; in order of evaluation but for starts of states.
     - `expressions`: what is computed from time and states at every moment, rates of reactions too; in order.
-    - `start_order`: the names of `derived`, `initial` and `expressions` in an order in which they can be evaluated at the
-      start.
+    - `start_order`: the names of `derived`, `initial` and `expressions`, in the order of evaluation at the start.
     - `invariants`: coefficients of linear combinations of states that the reactions keep; a basis of those that follow
       from stoichiometry alone.
     - `switches`: times at which rates jump or bend, in terms of constants.
-    - `conditions`: what makes rates jump or bend at its zeros where that depends on states, or on time in a way that was
-      not solved for; a call of floor or ceiling stands for its jumps.
+    - `conditions`: what makes rates jump or bend at its zeros where that depends on states, or on time in a way that
+      was not solved for; a call of floor or ceiling stands for its jumps.
     - `concentrations`: species whose symbol is a concentration, and their compartment; others are amounts.
     """
 
@@ -70,12 +75,12 @@ class Symbolic:
     def _resolved(self) -> dict[sp.Basic, sp.Expr]:
         found: dict[sp.Basic, sp.Expr] = {}
         for name, expr in self.expressions.items():
-            found[symbol(name)] = expr.xreplace(found)
+            found[symbol(name)] = put_in(expr, found)
         return found
 
     def resolve(self, expr: sp.Expr) -> sp.Expr:
         """Returns a formula in terms of states, parameters, derived and `TIME` alone."""
-        return expr.xreplace(self._resolved)
+        return put_in(expr, self._resolved)
 
     def at_start(
         self, overrides: Mapping[str, sp.Expr] | None = None, time: sp.Expr = sp.S.Zero, keep_derived: bool = False
@@ -93,7 +98,7 @@ class Symbolic:
         for name in self.start_order:
             expr = self.derived.get(name, self.initial.get(name, self.expressions.get(name)))
             assert expr is not None, name
-            out[name] = overrides[name] if name in overrides else expr.xreplace(put)
+            out[name] = overrides[name] if name in overrides else put_in(expr, put)
             if not (keep_derived and name in self.derived):
                 put[symbol(name)] = out[name]
         # States without a start of their own may have been given one.
@@ -138,7 +143,7 @@ def in_order(formulas: Mapping[str, sp.Basic], what: str) -> list[str]:
 # -- conserved quantities -------------------------------------------------------------------------------
 
 
-def left_null_space(matrix: sp.Matrix) -> list[list[sp.Rational]]:
+def left_null_space(matrix: Any) -> list[list[Any]]:
     """Returns a basis of the row vectors y with y S = 0, in whole numbers without a common factor.
 
     - `matrix`: rational numbers, shape (species, reaction).
@@ -148,7 +153,7 @@ def left_null_space(matrix: sp.Matrix) -> list[list[sp.Rational]]:
         return [[sp.Integer(int(i == j)) for j in range(rows)] for i in range(rows)]
     basis = []
     for vector in DomainMatrix.from_Matrix(matrix.T).convert_to(sp.QQ).nullspace().to_Matrix().tolist():
-        entries = [sp.Rational(v) for v in vector]
+        entries: list[Any] = [sp.Rational(v) for v in vector]
         whole = sp.ilcm(1, *(v.q for v in entries))
         entries = [v * whole for v in entries]
         entries = [v / sp.igcd(0, *(v.p for v in entries)) for v in entries]
@@ -167,6 +172,7 @@ def find_switches(exprs: Iterable[sp.Basic], states: Iterable[str]) -> tuple[lis
     """
     moving = {symbol(name) for name in states} | {TIME}
     edges: set[sp.Expr] = set()
+    part: Any
     for expr in exprs:
         for part in sp.preorder_traversal(expr):
             if isinstance(part, Relational):
@@ -200,4 +206,4 @@ def _linear_root(expr: sp.Expr) -> sp.Expr | None:
     slope = sp.diff(expr, TIME)
     if TIME in slope.free_symbols or slope == 0:
         return None
-    return sp.simplify(-expr.xreplace({TIME: sp.S.Zero}) / slope)
+    return sp.simplify(-put_in(expr, {TIME: sp.S.Zero}) / slope)
