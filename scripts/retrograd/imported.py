@@ -159,7 +159,7 @@ def complete_scenarios(
     """
     ids, columns, rows = ("default",), (), ((),)
     if table is not None:
-        read = read_scenarios(table, parameters=model.parameters, states=model.states)
+        read = read_scenarios(Path(table), parameters=model.parameters, states=model.states)
         ids, columns, rows = read.ids, read.columns, read.rows
     where = str(table) if table is not None else str(model.plugin)
     problems = [

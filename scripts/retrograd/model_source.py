@@ -134,7 +134,7 @@ class _Printer:
         return repr(value), _SIGN if math.copysign(1, value) < 0 else _ATOM
 
     def _sum(self, expr: sp.Add) -> tuple[str, int]:
-        terms = expr.as_ordered_terms()
+        terms: list[Any] = list(expr.as_ordered_terms())
         minus = [bool(_negative(term)) for term in terms]
         # What is added first, so that no text begins with a sign if it can be helped.
         ordered = [(t, m) for m in (False, True) for t, own in zip(terms, minus, strict=True) if own == m]
@@ -196,7 +196,7 @@ class _Printer:
 
     def _piecewise(self, expr: sp.Piecewise) -> tuple[str, int]:
         outer = self.branch
-        pieces = list(expr.args)
+        pieces: list[Any] = list(expr.args)
         head = ""
         tail = ""
         before: list[str] = []  # that the branches above were not taken
@@ -420,7 +420,8 @@ class _Plugin:
 
         def walk(part: Any) -> Any:
             if isinstance(part, sp.Piecewise):
-                pairs = [(value.xreplace(dangerous), condition) for value, condition in part.args]
+                pieces: list[Any] = list(part.args)
+                pairs = [(value.xreplace(dangerous), condition) for value, condition in pieces]
                 return sp.Piecewise(*pairs)
             if not part.args:
                 return part

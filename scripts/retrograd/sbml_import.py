@@ -99,7 +99,8 @@ def _errors(sbml: Any, document: Any) -> list[str]:
     out = []
     for i in range(document.getNumErrors()):
         error = document.getError(i)
-        if error.getSeverity() >= sbml.LIBSBML_SEV_ERROR:
+        # Species that a law names without declaring them as modifiers: what is meant is as clear.
+        if error.getSeverity() >= sbml.LIBSBML_SEV_ERROR and error.getErrorId() != sbml.UndeclaredSpeciesRef:
             out.append(f"line {error.getLine()}: {error.getShortMessage()}: {_one_line(error.getMessage())}")
     return out
 
@@ -155,11 +156,8 @@ class _Reader:
     def _refuse_constructs(self) -> None:
         for i in range(self.document.getNumPlugins()):
             package = self.document.getPlugin(i).getPackageName()
-            if package not in _HARMLESS:
+            if package not in _HARMLESS and not (package == "comp" and self._is_flat()):
                 self.complain(f"package {package}: is not supported")
-        # Packages that libsbml does not know are namespaces only.
-        for i in range(self.document.getNumUnknownPackages() if hasattr(self.document, "getNumUnknownPackages") else 0):
-            self.complain(f"package {self.document.getUnknownPackageURI(i)}: is not supported")
         for i, event in enumerate(_listed(self.model, "Events")):
             self.complain(f"event {event.getId() or f'number {i + 1}'}: events are not supported")
         for i, rule in enumerate(_listed(self.model, "Rules")):
@@ -168,6 +166,12 @@ class _Reader:
         for reaction in _listed(self.model, "Reactions"):
             if reaction.isSetFast() and reaction.getFast():
                 self.complain(f"reaction {reaction.getId()}: fast reactions are not supported")
+
+    def _is_flat(self) -> bool:
+        """Tells whether a model that declares the package comp makes no use of other models."""
+        document, model = self.document.getPlugin("comp"), self.model.getPlugin("comp")
+        others = document.getNumModelDefinitions() + document.getNumExternalModelDefinitions()
+        return not others and (model is None or not model.getNumSubmodels())
 
     def _read_names(self) -> None:
         model = self.model

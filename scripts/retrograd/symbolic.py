@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import sympy as sp
 from sympy.core.relational import Relational
@@ -171,14 +171,15 @@ def find_switches(exprs: Iterable[sp.Basic], states: Iterable[str]) -> tuple[lis
     - `exprs`: formulas in terms of states, constants and `TIME`: resolved ones.
     """
     moving = {symbol(name) for name in states} | {TIME}
-    edges: set[sp.Expr] = set()
+    edges: set[Any] = set()
     part: Any
     for expr in exprs:
         for part in sp.preorder_traversal(expr):
             if isinstance(part, Relational):
-                edges.add(part.lhs - part.rhs)
+                lhs, rhs = cast("tuple[Any, Any]", part.args)
+                edges.add(lhs - rhs)
             elif isinstance(part, MinMaxBase):
-                args = list(part.args)
+                args: list[Any] = list(part.args)
                 edges |= {a - b for i, a in enumerate(args) for b in args[:i]}
             elif isinstance(part, sp.Abs | sp.sign):
                 edges.add(part.args[0])
