@@ -117,7 +117,7 @@ def _write(path: Path, folder: Path, key: str, digest: str, text: str | None) ->
     model = read_sbml(path) if text is None else read_text(text, str(path), path.stem)
     source = plugin_source(model, CLASS_NAME, path.name, digest)
     # With starts as names of their own, what is left of them in a constant is what the constant depends on.
-    kept = model.at_start({name: symbol(name) for name in model.states})
+    kept = model.at_start({name: symbol(name) for name in model.states}, names=model.derived)
     fixed: dict[str, list[str]] = {}
     for constant in model.derived:
         for state in sorted(names_in(kept[constant]) & model.states.keys()):

@@ -19,8 +19,8 @@ from sympy.logic.boolalg import Boolean, BooleanFalse, BooleanTrue
 from retrograd.errors import RetrogradError
 from retrograd.symbolic import TIME, Symbolic, names_in, symbol
 
-# How tightly Python binds what stands in a text.
-_OR, _XOR, _AND, _COMPARE, _SUM, _PRODUCT, _SIGN, _POWER, _ATOM = range(9)
+# How tightly Python binds what stands in a text: comparisons less so than the bitwise operators.
+_COMPARE, _OR, _XOR, _AND, _SUM, _PRODUCT, _SIGN, _POWER, _ATOM = range(9)
 WIDTH = 120
 # Ratios of whole numbers up to here are written as ratios.
 _READABLE = 1000
@@ -89,7 +89,7 @@ def python_of(
 class _Printer:
     def __init__(self, names: Mapping[str, str], functions: Mapping[str, str]) -> None:
         self.names, self.functions = names, functions
-        self.branch: tuple[str, ...] = ()  # conditions under which what is written is used
+        self.branch: tuple[Any, ...] = ()  # conditions under which what is written is used
 
     def text(self, expr: Any) -> tuple[str, int]:
         """Returns source and how tightly it binds."""
@@ -174,7 +174,9 @@ class _Printer:
         """Returns source of what must not be at the edge of a domain, replaced where its branch is not taken."""
         if not self.branch or not expr.free_symbols:
             return self.at(expr, binding)
-        return f"jnp.where({' & '.join(self.branch)}, {self.text(expr)[0]}, {safe!r})"
+        loose = len(self.branch) == 1
+        taken = " & ".join(self._condition(c, _COMPARE if loose else _AND) for c in self.branch)
+        return f"jnp.where({taken}, {self.text(expr)[0]}, {safe!r})"
 
     def _power(self, base: Any, exponent: Any) -> tuple[str, int]:
         if exponent.is_Float and float(exponent).is_integer():
@@ -186,9 +188,9 @@ class _Printer:
                 return f"1.0 / {self._denominator(below)}", _PRODUCT
             return f"{self.at(base, _ATOM)}**{int(exponent)}", _POWER
         if exponent == sp.Rational(1, 2):
-            return f"jnp.sqrt({self._guarded(base, _OR, 1.0)})", _ATOM
+            return f"jnp.sqrt({self._guarded(base, _COMPARE, 1.0)})", _ATOM
         if exponent == sp.Rational(-1, 2):
-            return f"1.0 / jnp.sqrt({self._guarded(base, _OR, 1.0)})", _PRODUCT
+            return f"1.0 / jnp.sqrt({self._guarded(base, _COMPARE, 1.0)})", _PRODUCT
         left = self._guarded(base, _ATOM, 1.0)
         # A number to a large power overflows.
         power = self.at(exponent, _ATOM) if base.free_symbols else self._guarded(exponent, _ATOM, 1.0)
@@ -199,21 +201,27 @@ class _Printer:
         pieces: list[Any] = list(expr.args)
         head = ""
         tail = ""
-        before: list[str] = []  # that the branches above were not taken
-        closed = False
+        before: list[Any] = []  # that the branches above were not taken
         for value, condition in pieces:
+            self.branch = (*outer, *before, *([] if condition == sp.true else [condition]))
+            text = self.text(value)[0]
             if condition == sp.true:
-                self.branch = (*outer, *before)
-                head += self.text(value)[0]
-                closed = True
+                head += text
                 break
-            here = self.at(condition, _COMPARE + 1)
-            self.branch = (*outer, *before, here)
-            head += f"jnp.where({self.text(condition)[0]}, {self.text(value)[0]}, "
+            head += f"jnp.where({self._condition(condition, _COMPARE)}, {text}, "
             tail += ")"
-            before.append(f"~{here}")
+            before.append(sp.Not(condition, evaluate=False))
+        else:
+            head += "jnp.nan"
         self.branch = outer
-        return head + ("" if closed else "jnp.nan") + tail, _ATOM
+        return head + tail, _ATOM
+
+    def _condition(self, condition: Any, binding: int) -> str:
+        """Returns source of a condition. Nothing is guarded in it, for it has no derivative."""
+        outer, self.branch = self.branch, ()
+        text = self.at(condition, binding)
+        self.branch = outer
+        return text
 
     def _extreme(self, expr: Any) -> tuple[str, int]:
         name = "jnp.maximum" if isinstance(expr, sp.Max) else "jnp.minimum"
@@ -227,13 +235,12 @@ class _Printer:
         for kind, sign in _RELATIONS.items():
             if isinstance(expr, kind):
                 return f"{self.at(expr.lhs, _SUM)} {sign} {self.at(expr.rhs, _SUM)}", _COMPARE
-        # The bitwise operators bind more tightly than comparisons do.
         args = sorted(expr.args, key=sp.default_sort_key)
         if isinstance(expr, sp.Not):
-            return f"~{self.at(expr.args[0], _COMPARE + 1)}", _SIGN
-        for kind, sign in ((sp.And, "&"), (sp.Or, "|"), (sp.Xor, "^")):
+            return f"~{self.at(expr.args[0], _SIGN)}", _SIGN
+        for kind, sign, binding in ((sp.And, "&", _AND), (sp.Or, "|", _OR), (sp.Xor, "^", _XOR)):
             if isinstance(expr, kind):
-                return "(" + f" {sign} ".join(self.at(a, _SIGN) for a in args) + ")", _ATOM
+                return f" {sign} ".join(self.at(a, binding + 1) for a in args), binding
         if isinstance(expr, sp.ITE):
             condition, yes, no = expr.args
             return f"jnp.where({self.text(condition)[0]}, {self.text(yes)[0]}, {self.text(no)[0]})", _ATOM
@@ -249,13 +256,13 @@ class _Printer:
         if len(expr.args) == 1:
             arg = expr.args[0]
             if kind in _RECIPROCAL:
-                inner = self._guarded(arg, _OR, _SAFE[kind])
+                inner = self._guarded(arg, _COMPARE, _SAFE[kind])
                 return f"1.0 / {_CALLS[_RECIPROCAL[kind]]}({inner})", _PRODUCT
             if kind in _OF_RECIPROCAL:
                 inner = self._guarded(arg, _SIGN + 1, _SAFE[kind])
                 return f"{_CALLS[_OF_RECIPROCAL[kind]]}(1.0 / {inner})", _ATOM
             if kind in _CALLS:
-                inner = self._guarded(arg, _OR, _SAFE[kind]) if kind in _SAFE else self.text(arg)[0]
+                inner = self._guarded(arg, _COMPARE, _SAFE[kind]) if kind in _SAFE else self.text(arg)[0]
                 return f"{_CALLS[kind]}({inner})", _ATOM
         raise RetrogradError(f"found the function {name} in a formula, which cannot be written for JAX.")
 
@@ -333,7 +340,7 @@ class _Plugin:
         self.rate_names = local_names([f"d_{s}" for s in model.states], self.names.values())
         self._check()
         # Derived constants as functions of the parameters, whatever they were computed from at the start.
-        start = model.at_start(keep_derived=True)
+        start = model.at_start(keep_derived=True, names=model.derived)
         self.derived = {name: start[name] for name in model.derived}
         self.used = {name: names_in(expr) for name, expr in {**self.derived, **model.expressions}.items()}
 

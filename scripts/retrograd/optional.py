@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from types import ModuleType
 
 from retrograd.errors import RetrogradError
@@ -19,7 +20,10 @@ def need(what: str, *modules: str) -> list[ModuleType]:
     found, missing = [], []
     for name in modules:
         try:
-            found.append(importlib.import_module(name))
+            with warnings.catch_warnings():
+                # SWIG's modules are announced to become invalid, by a warning on their import.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                found.append(importlib.import_module(name))
         except ModuleNotFoundError as error:
             # Only the library itself: what breaks inside of one is to be seen as it is.
             if error.name != name:

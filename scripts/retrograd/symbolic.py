@@ -83,26 +83,41 @@ class Symbolic:
         return put_in(expr, self._resolved)
 
     def at_start(
-        self, overrides: Mapping[str, sp.Expr] | None = None, time: sp.Expr = sp.S.Zero, keep_derived: bool = False
+        self,
+        overrides: Mapping[str, sp.Expr] | None = None,
+        time: sp.Expr = sp.S.Zero,
+        keep_derived: bool = False,
+        names: Iterable[str] | None = None,
     ) -> dict[str, sp.Expr]:
-        """Returns what every state, derived constant and expression is at the start, in terms of parameters.
+        """Returns what states, derived constants and expressions are at the start, in terms of parameters.
 
         - `overrides`: what to put for names of the model, parameters too; what these formulas name is left as it is.
         - `time`: of the start.
         - `keep_derived`: whether derived constants stay symbols where others use them.
+        - `names`: of what; states and derived constants by default. What these need is returned too.
+
+        Raises RetrogradError where something has no value there.
         """
         overrides = overrides or {}
-        at: dict[sp.Basic, sp.Expr] = {symbol(name): expr for name, expr in overrides.items()}
-        put = {TIME: time, **at}
-        out: dict[str, sp.Expr] = {}
+        needed = {*self.states, *self.derived} if names is None else set(names)
+        formulas = {**self.expressions, **self.derived, **self.initial, **overrides}
+        for name in reversed(self.start_order):
+            if name in needed and name not in overrides:
+                needed |= names_in(formulas[name])
+        put: dict[sp.Basic, sp.Expr] = {TIME: time, **{symbol(name): expr for name, expr in overrides.items()}}
+        # States without a start of their own may have been given one.
+        out = {name: overrides[name] for name in self.states if name in overrides and name in needed}
         for name in self.start_order:
-            expr = self.derived.get(name, self.initial.get(name, self.expressions.get(name)))
-            assert expr is not None, name
-            out[name] = overrides[name] if name in overrides else put_in(expr, put)
+            if name not in needed or name in out:
+                continue
+            try:
+                out[name] = overrides[name] if name in overrides else put_in(formulas[name], put)
+            except TypeError as error:
+                # What sympy says of a comparison with the logarithm of 0, for one.
+                raise RetrogradError(f"found no value of {name} at the start: {error}.") from error
             if not (keep_derived and name in self.derived):
                 put[symbol(name)] = out[name]
-        # States without a start of their own may have been given one.
-        return {**out, **{name: overrides[name] for name in self.states if name in overrides}}
+        return out
 
 
 def names_in(expr: sp.Basic) -> set[str]:
