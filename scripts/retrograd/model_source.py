@@ -401,7 +401,10 @@ class _Plugin:
 
     def assign(self, name: str, expr: sp.Basic, used: set[str]) -> str:
         """Returns the line that computes a name; `used` are the names that other formulas use."""
-        text = self.write(expr)
+        try:
+            text = self.write(expr)
+        except RetrogradError as error:
+            raise RetrogradError(f"{self.source or self.model.name}: {name}: {error}") from error
         # An array wherever others compute with it: Python's own division by 0 stops, and its `~` of a bool is a number.
         if name in used and not expr.free_symbols:
             text = f"jnp.asarray({text})"
@@ -456,7 +459,10 @@ class _Plugin:
         ends = []
         for state, rate in rates.items():
             variable = self.rate_names[f"d_{state}"]
-            lines.append(f"        {variable} = {self.write(rate)}")
+            try:
+                lines.append(f"        {variable} = {self.write(rate)}")
+            except RetrogradError as error:
+                raise RetrogradError(f"{self.source or self.model.name}: rate of {state}: {error}") from error
             ends.append(variable)
         return [*lines, *_stack(ends)]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,8 +70,12 @@ def read_text(text: str, where: str, name: str) -> Symbolic:
     """
     (sbml,) = need("A model in SBML", "libsbml")
     document = sbml.readSBMLFromString(text)
-    problems = _errors(sbml, document)
-    if not problems:
+    invalid = _errors(sbml, document)
+    model = document.getModel()
+    problems = _packages(document)
+    if not invalid and model is None:
+        invalid = ["found no model"]
+    if not invalid:
         # Units are for people, and terms of an ontology too: neither changes a number.
         for category in (
             sbml.LIBSBML_CAT_UNITS_CONSISTENCY,
@@ -81,18 +84,21 @@ def read_text(text: str, where: str, name: str) -> Symbolic:
         ):
             document.setConsistencyChecks(category, False)
         document.checkConsistency()
-        problems = _errors(sbml, document)
-    model = document.getModel()
-    if not problems and model is None:
-        problems = ["found no model"]
-    reader = None
-    if not problems:
-        reader = _Reader(document, model, name)
-        problems = reader.problems
-    if problems or reader is None:
-        lines = capped(list(dict.fromkeys(problems)))
-        raise RetrogradError("\n  ".join([f"{where}: cannot be imported:", *lines]))
-    return reader.symbolic()
+        invalid = _errors(sbml, document)
+        try:
+            reader = _Reader(model, name)
+            problems += reader.problems
+            if not problems and not invalid:
+                return reader.symbolic()
+        except TypeError as error:
+            # What sympy says of numbers that are not real where it compares them: formulas were put into each other.
+            problems.append(f"found a formula that has no real value: {error}")
+        except Exception:
+            # Of a file that is not valid nothing can be relied on: what libsbml says of it has to do.
+            if not invalid:
+                raise
+    lines = capped(list(dict.fromkeys([*problems, *invalid])))
+    raise RetrogradError("\n  ".join([f"{where}: cannot be imported:", *lines]))
 
 
 def _errors(sbml: Any, document: Any) -> list[str]:
@@ -101,8 +107,26 @@ def _errors(sbml: Any, document: Any) -> list[str]:
         error = document.getError(i)
         # Species that a law names without declaring them as modifiers: what is meant is as clear.
         if error.getSeverity() >= sbml.LIBSBML_SEV_ERROR and error.getErrorId() != sbml.UndeclaredSpeciesRef:
-            out.append(f"line {error.getLine()}: {error.getShortMessage()}: {_one_line(error.getMessage())}")
+            # First what the specification says, then a reference to it, then what is wrong here.
+            rule, _, here = error.getMessage().partition("Reference: ")
+            here = here.partition("\n")[2]
+            out.append(f"line {error.getLine()}: {error.getShortMessage()}: {_one_line(here) or _one_line(rule)}")
     return out
+
+
+def _packages(document: Any) -> list[str]:
+    """Returns a line for each package that is not supported."""
+    names = [document.getPlugin(i).getPackageName() for i in range(document.getNumPlugins())]
+    bad = [name for name in names if name not in _HARMLESS and not (name == "comp" and _is_flat(document))]
+    return [f"package {name}: is not supported" for name in bad]
+
+
+def _is_flat(document: Any) -> bool:
+    """Tells whether a file that declares the package comp makes no use of other models."""
+    declared, model = document.getPlugin("comp"), document.getModel()
+    part = None if model is None else model.getPlugin("comp")
+    others = declared.getNumModelDefinitions() + declared.getNumExternalModelDefinitions()
+    return not others and (part is None or not part.getNumSubmodels())
 
 
 def _one_line(text: str) -> str:
@@ -120,12 +144,12 @@ def _listed(parent: Any, what: str) -> list[Any]:
 class _Reader:
     """One model's parts, and what is wrong with them."""
 
-    def __init__(self, document: Any, model: Any, name: str) -> None:
+    def __init__(self, model: Any, name: str) -> None:
         # Only here: without the library, this module is to be importable still.
         from retrograd import sbml_math, sbml_units
 
-        self.math_module, self.units = sbml_math, sbml_units
-        self.document, self.model, self.level = document, model, model.getLevel()
+        self.math_module, self.units = sbml_math, sbml_units.Units(model)
+        self.model, self.level = model, model.getLevel()
         self.name = model.getId() or name
         self.problems: list[str] = []
         self.states: dict[str, str] = {}
@@ -154,10 +178,6 @@ class _Reader:
     # -- what is there ------------------------------------------------------------------------------
 
     def _refuse_constructs(self) -> None:
-        for i in range(self.document.getNumPlugins()):
-            package = self.document.getPlugin(i).getPackageName()
-            if package not in _HARMLESS and not (package == "comp" and self._is_flat()):
-                self.complain(f"package {package}: is not supported")
         for i, event in enumerate(_listed(self.model, "Events")):
             self.complain(f"event {event.getId() or f'number {i + 1}'}: events are not supported")
         for i, rule in enumerate(_listed(self.model, "Rules")):
@@ -166,12 +186,6 @@ class _Reader:
         for reaction in _listed(self.model, "Reactions"):
             if reaction.isSetFast() and reaction.getFast():
                 self.complain(f"reaction {reaction.getId()}: fast reactions are not supported")
-
-    def _is_flat(self) -> bool:
-        """Tells whether a model that declares the package comp makes no use of other models."""
-        document, model = self.document.getPlugin("comp"), self.model.getPlugin("comp")
-        others = document.getNumModelDefinitions() + document.getNumExternalModelDefinitions()
-        return not others and (model is None or not model.getNumSubmodels())
 
     def _read_names(self) -> None:
         model = self.model
@@ -218,7 +232,7 @@ class _Reader:
             (self.rate_rules if rule.isRate() else self.expressions)[name] = expr
         self.starts = {n: self.math(f"initial assignment of {n}", a.getMath()) for n, a in self.assigned.items()}
 
-    def _place(self, name: str, unit: Callable[[], str], value: float | sp.Expr | None) -> None:
+    def _place(self, name: str, unit: str, value: float | sp.Expr | None) -> None:
         """Sorts a name without reactions: a state, an expression, a derived constant or a parameter.
 
         - `value`: of the file, None where it has none.
@@ -230,11 +244,11 @@ class _Reader:
             # NaN says that there is no value; infinity is one, but none that a table of numbers can have.
             start = None if math.isnan(start) else self.math_module.number(start)
         if name in self.rate_rules:
-            self._add_state(name, unit(), self.rate_rules[name], start)
+            self._add_state(name, unit, self.rate_rules[name], start)
         elif isinstance(start, sp.Expr):
             self.derived[name] = start
         else:
-            self.parameters[name] = unit()
+            self.parameters[name] = unit
             if start is not None:
                 self.values[name] = start
 
@@ -244,20 +258,17 @@ class _Reader:
         if start is not None:
             self.initial[name] = start if isinstance(start, sp.Expr) else self.math_module.number(start)
 
-    def _unit(self, element: Any) -> Callable[[], str]:
-        return lambda: self.units.unit_text(element.getDerivedUnitDefinition())
-
     def _read_compartments_and_parameters(self) -> None:
         for name, parameter in self.globals.items():
-            self._place(name, self._unit(parameter), parameter.getValue() if parameter.isSetValue() else None)
+            self._place(name, self.units.parameter(parameter), parameter.getValue() if parameter.isSetValue() else None)
         for name, c in self.compartments.items():
             # The default of Level 1 is 1.
             value = c.getSize() if c.isSetSize() or self.level == 1 else None
             if value is not None or self._has_size(c) or name in {*self.rules, *self.assigned}:
-                self._place(name, self._unit(c), value)
+                self._place(name, self.units.compartment(c), value)
         for name, reference in self.references.items():
             value = reference.getStoichiometry() if reference.isSetStoichiometry() else None
-            self._place(name, lambda: "1", value)
+            self._place(name, "1", value)
 
     def _has_size(self, compartment: Any) -> bool:
         return compartment.getSpatialDimensionsAsDouble() != 0
@@ -280,7 +291,7 @@ class _Reader:
                     new += "_"
                 taken.add(new)
                 local[parameter.getId()] = symbol(new)
-                self.parameters[new] = self._unit(parameter)()
+                self.parameters[new] = self.units.parameter(parameter)
                 if parameter.isSetValue():
                     self.values[new] = parameter.getValue()
             self.expressions[name] = self.math(f"reaction {name}", law.getMath(), local)
@@ -326,6 +337,7 @@ class _Reader:
                 self.complain(f"species {name}: its compartment {where!r} is not defined")
                 continue
             is_amount = species.getHasOnlySubstanceUnits() or not self._has_size(self.compartments[where])
+            unit = self.units.species(species, self.compartments[where], is_amount)
             if not is_amount:
                 self.concentrations[name] = where
             value: float | sp.Expr | None = None
@@ -338,12 +350,12 @@ class _Reader:
             fixed = species.getBoundaryCondition() or species.getConstant()
             if fixed and not is_amount and name not in self.rules and self._may_vary(where):
                 # Its amount is fixed, its concentration is not.
-                self._add_state(name, self._unit(species)(), sp.S.Zero, self.starts.get(name, value))
+                self._add_state(name, unit, sp.S.Zero, self.starts.get(name, value))
             elif fixed or name in self.rules:
-                self._place(name, self._unit(species), value)
+                self._place(name, unit, value)
             else:
                 self.reacting.append(name)
-                self._add_state(name, self._unit(species)(), sp.S.Zero, self.starts.get(name, value))
+                self._add_state(name, unit, sp.S.Zero, self.starts.get(name, value))
 
     def _may_vary(self, compartment: str) -> bool:
         return compartment in self.rules
@@ -444,7 +456,7 @@ class _Reader:
         """Returns the model; not complete, without invariants and switches."""
         model = Symbolic(
             self.name,
-            self.units.time_unit(self.model),
+            self.units.time(),
             self.states,
             self.rates,
             self.initial,

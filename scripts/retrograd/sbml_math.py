@@ -138,7 +138,11 @@ class Translator:
         """
         if tree is None:
             raise Refused("has no mathematics")
-        return as_number(self._walk(tree, local or {}, ()))
+        try:
+            return as_number(self._walk(tree, local or {}, ()))
+        except TypeError as error:
+            # What sympy says of numbers that are not real where it compares them.
+            raise Refused(f"has no real value: {error}") from error
 
     def _walk(self, tree: Any, local: Mapping[str, Any], within: tuple[str, ...]) -> Any:
         kind = tree.getType()
