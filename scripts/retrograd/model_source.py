@@ -128,9 +128,11 @@ class _Printer:
         try:
             value = float(expr if expr.is_Number else sp.N(expr, 25))
         except (TypeError, ValueError, OverflowError):
+            value = math.inf
+        if not math.isfinite(value):
             raise RetrogradError(
                 f"found the constant {expr}, which is no real number that float64 can hold; mend the formula."
-            ) from None
+            )
         return repr(value), _SIGN if math.copysign(1, value) < 0 else _ATOM
 
     def _sum(self, expr: sp.Add) -> tuple[str, int]:
@@ -298,7 +300,7 @@ def local_names(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, st
     for name in names:
         text = name
         if name not in plain:
-            text = re.sub(r"[^A-Za-z0-9_]", "_", name)
+            text = re.sub("^_+", "_", re.sub(r"[^A-Za-z0-9_]", "_", name))
             text = text if re.match(r"[A-Za-z_]", text) else f"_{text}"
             while text in used or text in plain or not _is_plain(text):
                 text += "_"
