@@ -510,7 +510,9 @@ class _Plugin:
             *_unpack([names[s] for s in self.model.states], "x"),
             *self._parameters(needed),
         ]
-        lines += [self.assign(name, expr, needed) for name, expr in self.derived.items() if name in needed]
+        # A rule may give a compartment a size that does not change.
+        formulas = {**self.derived, **self.model.expressions}
+        lines += [self.assign(name, expr, needed) for name, expr in formulas.items() if name in needed]
         return [*lines, *_stack([self.write(total) for total in totals])]
 
     def _parameters(self, needed: set[str]) -> list[str]:

@@ -169,9 +169,8 @@ def test_powers_have_finite_derivatives_at_0():
 
 
 def test_local_names():
-    found = local_names(
-        ["A", "lambda", "x", "k", "t", "self", "jnp", "x_", "__A", "2b", "a-b", "a_b", "é", "None"], ["A_"]
-    )
+    names = ["A", "lambda", "x", "k", "t", "self", "jnp", "x_", "__A", "2b", "a-b", "a_b", "é", "None", "A_"]
+    found = local_names(names, ["A_"])
     assert found == {
         "A": "A",
         "lambda": "lambda_",
