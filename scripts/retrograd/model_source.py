@@ -362,6 +362,12 @@ class _Plugin:
             for name in model.parameters
             if bad(name)
         ]
+        known = {*model.states, *model.parameters, *model.derived, *model.expressions}
+        for formulas in (model.rates, model.initial, model.derived, model.expressions):
+            for name, expr in formulas.items():
+                if unknown := sorted(names_in(expr) - known):
+                    what = ", ".join(unknown)
+                    problems.append(f"found {what} in the formula of {name}, which the model does not have")
         if problems:
             what = self.source or model.name
             raise RetrogradError("\n  ".join([f"{what}: cannot be written as a plug-in:", *problems]))

@@ -206,7 +206,8 @@ class _Reader:
             for r in references
             if r.getId() not in self.references and r.isSetStoichiometry()
         }
-        known = {*self.compartments, *self.species, *self.reactions, *self.globals, *self.references}
+        sized = {name for name, c in self.compartments.items() if self._is_sized(name, c)}
+        known = {*sized, *self.species, *self.reactions, *self.globals, *self.references}
         functions = {f.getId(): f.getMath() for f in _listed(model, "FunctionDefinitions") if f.isSetMath()}
         self.translate = self.math_module.Translator(known, functions, constants)
         self.known = known
@@ -262,13 +263,17 @@ class _Reader:
         for name, parameter in self.globals.items():
             self._place(name, self.units.parameter(parameter), parameter.getValue() if parameter.isSetValue() else None)
         for name, c in self.compartments.items():
-            # The default of Level 1 is 1.
-            value = c.getSize() if c.isSetSize() or self.level == 1 else None
-            if value is not None or self._has_size(c) or name in {*self.rules, *self.assigned}:
+            if self._is_sized(name, c):
+                # The default of Level 1 is 1.
+                value = c.getSize() if c.isSetSize() or self.level == 1 else None
                 self._place(name, self.units.compartment(c), value)
         for name, reference in self.references.items():
             value = reference.getStoichiometry() if reference.isSetStoichiometry() else None
             self._place(name, "1", value)
+
+    def _is_sized(self, name: str, compartment: Any) -> bool:
+        """Tells whether a compartment has a size, known or not; a point has one only where the file gives it one."""
+        return compartment.isSetSize() or self._has_size(compartment) or name in {*self.rules, *self.assigned}
 
     def _has_size(self, compartment: Any) -> bool:
         return compartment.getSpatialDimensionsAsDouble() != 0
@@ -291,9 +296,8 @@ class _Reader:
                     new += "_"
                 taken.add(new)
                 local[parameter.getId()] = symbol(new)
-                self.parameters[new] = self.units.parameter(parameter)
-                if parameter.isSetValue():
-                    self.values[new] = parameter.getValue()
+                value = parameter.getValue() if parameter.isSetValue() else None
+                self._place(new, self.units.parameter(parameter), value)
             self.expressions[name] = self.math(f"reaction {name}", law.getMath(), local)
             for sign, side in ((-1, "Reactants"), (1, "Products")):
                 for reference in _listed(reaction, side):
@@ -379,9 +383,6 @@ class _Reader:
             self.derived = {name: self.derived[name] for name in self.start_order if name in self.derived}
         except RetrogradError as error:
             self.complain(str(error))
-        for name in (*self.states, *self.parameters):
-            if name == "":
-                self.complain("something has no id")
 
     def _rates_of_species(self) -> None:
         resolved = self.symbolic(complete=False).resolve
@@ -470,4 +471,9 @@ class _Reader:
         if not complete:
             return model
         switches, conditions = find_switches(map(model.resolve, self.rates.values()), self.states)
-        return replace(model, switches=switches, conditions=conditions, invariants=self._invariants())
+        # A size that is not given is none to ask for where nothing depends on it.
+        formulas = [*self.rates.values(), *self.initial.values(), *self.derived.values(), *self.expressions.values()]
+        used = set().union(self.values, *map(names_in, formulas))
+        parameters = {n: unit for n, unit in self.parameters.items() if n in used or n not in self.compartments}
+        more = {"switches": switches, "conditions": conditions, "invariants": self._invariants()}
+        return replace(model, parameters=parameters, **more)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,9 @@ def test_models_that_are_no_plugins():
     text = sbml(species=[species("A"), species("B")])
     with pytest.raises(RetrogradError, match=r"m.xml: cannot be written as a plug-in:\n  found no start of A, B"):
         plugin_source(read_sbml(text), source="m.xml")
+    model = replace(read_sbml(sbml(species=[species("A", conc=1)])), rates={"A": symbol("b") * symbol("c")})
+    with pytest.raises(RetrogradError, match="found b, c in the formula of A, which the model does not have"):
+        plugin_source(model)
     text = sbml(
         species=[species("A", conc=1, boundary=True)],
         parameters=[parameter("q", None, constant=False)],

@@ -122,6 +122,22 @@ def test_a_size_that_is_left_out_has_no_value():
     assert "C" in model.parameters and "C" not in model.values
 
 
+def test_a_size_that_nothing_needs_is_not_asked_for():
+    both = [species("A", amount=3, is_amount=True), species("B", amount=0, is_amount=True)]
+    model = read_sbml(two(compartments=[compartment("C", None)], species=both))
+    assert model.parameters == {"k": "1"}
+    assert model.invariants == [{"A": 2, "B": 1}]
+
+
+def test_the_size_of_a_point_has_no_name():
+    text = two(
+        compartments=[compartment("C", None, dim=0)],
+        species=[species("A", amount=3), species("B", amount=0)],
+        reactions=[reaction("J", {"A": 1}, {}, "k*C")],
+    )
+    assert refused(text)[0] == "reaction J: names 'C', which the model does not have or which has no value"
+
+
 def test_two_compartments():
     model = read_sbml(
         two(
@@ -404,6 +420,11 @@ def test_local_parameters_get_names_of_their_own():
     )
     assert model.values == {"k": 1.0, "J_p": 9.0, "C": 2.0, "J_k": 5.0, "J_p_": 2.0, "L_k": 5.0, "L_p": 2.0}
     assert model.expressions["J"] == symbol("J_k") * symbol("J_p_") * A
+
+
+def test_a_local_parameter_without_a_finite_value():
+    text = two(reactions=[reaction("J", {"A": 1}, {}, "k*A/(1 + A/big)", {"big": math.inf})]).replace('"inf"', '"INF"')
+    assert read_sbml(text).derived == {"J_big": sp.oo}
 
 
 def test_functions_are_put_in():
