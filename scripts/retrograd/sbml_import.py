@@ -50,14 +50,16 @@ def read_antimony(path: str | os.PathLike[str]) -> Symbolic:
 
 def antimony_to_sbml(path: str | os.PathLike[str]) -> str:
     """Returns the SBML of an Antimony file's main model, with its submodels put in."""
-    (antimony,) = need("A model in Antimony", "antimony")
+    need("A model in Antimony", "antimony")
+    import antimony
+
     if not Path(path).is_file():
         raise RetrogradError(f"{path}: cannot be read (no such file).")
     antimony.clearPreviousLoads()
     try:
         if antimony.loadAntimonyFile(str(path)) < 0:
-            raise RetrogradError(f"{path}: found no valid Antimony: {_one_line(antimony.getLastError())}")
-        return antimony.getSBMLString(antimony.getMainModuleName())
+            raise RetrogradError(f"{path}: found no valid Antimony: {_one_line(antimony.getLastError() or '')}")
+        return antimony.getSBMLString(antimony.getMainModuleName() or "") or ""
     finally:
         antimony.clearPreviousLoads()
 
@@ -68,7 +70,9 @@ def read_text(text: str, where: str, name: str) -> Symbolic:
     - `where`: what messages call it.
     - `name`: of the model where the text gives it none.
     """
-    (sbml,) = need("A model in SBML", "libsbml")
+    need("A model in SBML", "libsbml")
+    import libsbml as sbml
+
     document = sbml.readSBMLFromString(text)
     invalid = _errors(sbml, document)
     model = document.getModel()
