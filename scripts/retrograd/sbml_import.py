@@ -17,7 +17,7 @@ import sympy as sp
 from retrograd.errors import RetrogradError
 from retrograd.messages import capped
 from retrograd.optional import need
-from retrograd.symbolic import TIME, Symbolic, find_switches, in_order, left_null_space, names_in, symbol
+from retrograd.symbolic import TIME, Symbolic, assembled, left_null_space, names_in, symbol
 
 # Packages without a bearing on what is computed. l3v2extendedmath brings mathematics that is read anyway.
 _HARMLESS = {"layout", "render", "groups", "l3v2extendedmath"}
@@ -380,16 +380,25 @@ class _Reader:
 
     def _order(self) -> None:
         try:
-            order = in_order(self.expressions, "assignment rules and reactions")
-            self.expressions = {name: self.expressions[name] for name in order}
-            starts = {**self.derived, **self.initial, **self.expressions}
-            self.start_order = tuple(in_order(starts, "starts"))
-            self.derived = {name: self.derived[name] for name in self.start_order if name in self.derived}
+            self.draft = assembled(
+                Symbolic(
+                    self.name,
+                    self.units.time(),
+                    self.states,
+                    self.rates,
+                    self.initial,
+                    self.parameters,
+                    self.values,
+                    self.derived,
+                    self.expressions,
+                    concentrations=self.concentrations,
+                )
+            )
         except RetrogradError as error:
             self.complain(str(error))
 
     def _rates_of_species(self) -> None:
-        resolved = self.symbolic(complete=False).resolve
+        resolved = self.draft.resolve
         speed: dict[str, sp.Expr] = {}  # of compartments that vary, in terms of rates that need them not
         for c in sorted({self.concentrations[s] for s in self._by_reactions() if s in self.concentrations}):
             if c in self.rate_rules:
@@ -457,27 +466,10 @@ class _Reader:
             out.append(found)
         return out
 
-    def symbolic(self, complete: bool = True) -> Symbolic:
-        """Returns the model; not complete, without invariants and switches."""
-        model = Symbolic(
-            self.name,
-            self.units.time(),
-            self.states,
-            self.rates,
-            self.initial,
-            self.parameters,
-            self.values,
-            self.derived,
-            self.expressions,
-            self.start_order,
-            concentrations=self.concentrations,
-        )
-        if not complete:
-            return model
-        switches, conditions = find_switches(map(model.resolve, self.rates.values()), self.states)
+    def symbolic(self) -> Symbolic:
+        """Returns the model of a file without problems."""
         # A size that is not given is none to ask for where nothing depends on it.
         formulas = [*self.rates.values(), *self.initial.values(), *self.derived.values(), *self.expressions.values()]
         used = set().union(self.values, *map(names_in, formulas))
         parameters = {n: unit for n, unit in self.parameters.items() if n in used or n not in self.compartments}
-        more = {"switches": switches, "conditions": conditions, "invariants": self._invariants()}
-        return replace(model, parameters=parameters, **more)
+        return assembled(replace(self.draft, rates=self.rates, parameters=parameters, invariants=self._invariants()))

@@ -8,7 +8,7 @@ of a state takes effect wherever that name is used.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -153,6 +153,24 @@ def in_order(formulas: Mapping[str, sp.Basic], what: str) -> list[str]:
             if follower not in done:
                 path[follower] = list(needs[follower])
     return order
+
+
+def assembled(model: Symbolic) -> Symbolic:
+    """Returns a model with its formulas in order of evaluation and its switches found.
+
+    To be called after formulas were put in or taken out by `dataclasses.replace`, such as an expression of a network in
+    the place of a parameter. Invariants are left as they are: they follow from stoichiometry, not from rates.
+
+    Raises RetrogradError where formulas depend on each other.
+    """
+    formulas = model.expressions
+    expressions = {name: formulas[name] for name in in_order(formulas, "assignment rules and reactions")}
+    starts = {**model.derived, **model.initial, **expressions}
+    order = tuple(in_order(starts, "starts"))
+    derived = {name: model.derived[name] for name in order if name in model.derived}
+    model = replace(model, expressions=expressions, derived=derived, start_order=order)
+    switches, conditions = find_switches(map(model.resolve, model.rates.values()), model.states)
+    return replace(model, switches=switches, conditions=conditions)
 
 
 # -- conserved quantities -------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from retrograd import optional
 from retrograd.errors import RetrogradError
 from retrograd.optional import need
 from retrograd.sbml_import import read_antimony, read_sbml
-from retrograd.symbolic import TIME, Symbolic, find_switches, in_order, left_null_space, symbol
+from retrograd.symbolic import TIME, Symbolic, assembled, find_switches, in_order, left_null_space, symbol
 
 need("the tests of the importer", "libsbml")
 
@@ -716,6 +717,23 @@ def test_null_spaces():
     assert left_null_space(sp.Matrix([[-1, 0], [2, sp.Rational(1, 3)], [0, 5]])) == [[30, 15, -1]]
     assert left_null_space(sp.zeros(2, 0)) == [[1, 0], [0, 1]]
     assert left_null_space(sp.Matrix([[1, 0], [0, 1]])) == []
+
+
+def test_a_parameter_becomes_an_expression():
+    model = read_sbml(
+        two(
+            parameters=[parameter("k"), parameter("q", None)],
+            starts=[assign("q", "2*k")],
+            reactions=[reaction("J", {"A": 1}, {"B": 2}, "q*A")],
+        )
+    )
+    net = sp.Function("net")
+    parameters = {name: unit for name, unit in model.parameters.items() if name != "k"}
+    moved = assembled(replace(model, parameters=parameters, expressions={**model.expressions, "k": net(A, TIME)}))
+    assert moved.at_start()["q"] == 2 * net(3, 0)
+    assert moved.start_order.index("A") < moved.start_order.index("k") < moved.start_order.index("q")
+    switched = assembled(replace(model, expressions={**model.expressions, "J": sp.Max(TIME - k, 0) * A}))
+    assert switched.switches == [k]
 
 
 # -- Antimony -------------------------------------------------------------------------------------------
