@@ -82,7 +82,7 @@ def function(id: str, formula: str) -> str:
     return element("functionDefinition", math(formula), id=id)
 
 
-def reference(name: str, stoichiometry: float | None = 1, id: str | None = None) -> str:
+def reference(name: str, stoichiometry: float | str | None = 1, id: str | None = None) -> str:
     return element("speciesReference", id=id, species=name, stoichiometry=stoichiometry, constant=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import sympy as sp
-from sbml_files import assign, compartment, parameter, rate, reaction, rule, sbml, species
+from sbml_files import assign, compartment, parameter, rate, reaction, reference, rule, sbml, species
 
 from retrograd.api import Model
 from retrograd.errors import RetrogradError
@@ -278,6 +279,52 @@ def test_the_results_of_the_semantic_test_suite_for_01122(tmp_path: Path):
     np.testing.assert_allclose(volume, [5.6, 8.0], rtol=1e-9)
     np.testing.assert_allclose(s1 * volume, [0.954668526, 0.811998548], rtol=1e-9)
     np.testing.assert_allclose(s3 * volume, [4.0, 4.0], rtol=1e-9)
+
+
+def _references(side: str) -> list[str]:
+    """Returns references from text such as `A:id:2`."""
+    return [reference(name, value, id) for name, id, value in (part.split(":") for part in side.split())]
+
+
+def _suite(case: str) -> str:
+    """Returns a model that means the same as one of the semantic test suite's, from the suite's own description."""
+    grown = {"rules": [rate("C", "1")], "compartments": [compartment("C", 1, constant=False)]}
+    if case == "01117":
+        return sbml(species=[species("S1", conc=1, boundary=True, constant=True)], **grown)
+    if case == "01223":
+        rules = [rate("S1", "1"), rule("C", "1*time + 2")]
+        sizes = [compartment("C", None, constant=False)]
+        return sbml(compartments=sizes, species=[species("S1", amount=1.2, is_amount=True, boundary=True)], rules=rules)
+    # Several references to one species, with numbers that are assigned, constant or not.
+    sides, law, rates = {
+        "01439": (("", "A:n1:2 A:n2:1"), "1", {}),
+        "01449": (("A:n1:2 A:n2:1", ""), "-1", {"n1": "1", "n2": "-1"}),
+        "01453": (("A:n1:2 B:n2:2", "A:n3:1 B:n4:1"), "-1", dict.fromkeys(["n1", "n2", "n3", "n4"], "1")),
+    }[case]
+    text = sbml(
+        species=[species("A", conc=1), species("B", conc=1)],
+        rules=[rate(name, formula) for name, formula in rates.items()],
+        reactions=[reaction("J0", _references(sides[0]), _references(sides[1]), law)],
+    )
+    return re.sub(r'(<speciesReference [^>]*)constant="true"', r'\1constant="false"', text)
+
+
+SUITE = {
+    "01117": {"C": lambda t: 1 + t, "S1": lambda t: 1 / (1 + t)},
+    "01223": {"S1": lambda t: 1.2 + t},
+    "01439": {"A": lambda t: 1 + 3 * t, "B": lambda t: 1 + 0 * t},
+    "01449": {"A": lambda t: 1 + 3 * t, "B": lambda t: 1 + 0 * t},
+    "01453": {"A": lambda t: 1 + t, "B": lambda t: 1 + t},
+}
+
+
+@pytest.mark.parametrize("case", SUITE)
+def test_kinds_of_the_semantic_test_suite(case: str, tmp_path: Path):
+    read = read_sbml(_suite(case))
+    model, k = load(read, tmp_path)
+    found = dict(zip(read.states, simulate(model, k, TIMES).T, strict=True))
+    for name, wanted in SUITE[case].items():
+        np.testing.assert_allclose(found[name], wanted(np.array(TIMES)), rtol=1e-9)
 
 
 def test_derived_constants_do_not_follow_the_state(tmp_path: Path):
