@@ -19,8 +19,9 @@ from retrograd.messages import capped
 from retrograd.optional import need
 from retrograd.symbolic import TIME, Symbolic, assembled, left_null_space, names_in, symbol
 
-# Packages without a bearing on what is computed. l3v2extendedmath brings mathematics that is read anyway.
-_HARMLESS = {"layout", "render", "groups", "l3v2extendedmath"}
+# Packages without a bearing on what is computed. l3v2extendedmath brings mathematics that is read anyway, distrib
+# uncertainties, which are descriptions, and random functions, which are refused where mathematics calls them.
+_HARMLESS = {"layout", "render", "groups", "l3v2extendedmath", "distrib"}
 
 
 def read_sbml(source: str | os.PathLike[str]) -> Symbolic:
@@ -121,7 +122,8 @@ def _errors(sbml: Any, document: Any) -> list[str]:
 def _packages(document: Any) -> list[str]:
     """Returns a line for each package that is not supported."""
     names = [document.getPlugin(i).getPackageName() for i in range(document.getNumPlugins())]
-    bad = [name for name in names if name not in _HARMLESS and not (name == "comp" and _is_flat(document))]
+    unused = {"comp": _is_flat, "fbc": _has_no_fluxes}
+    bad = [name for name in names if name not in _HARMLESS and not (name in unused and unused[name](document))]
     return [f"package {name}: is not supported" for name in bad]
 
 
@@ -131,6 +133,17 @@ def _is_flat(document: Any) -> bool:
     part = None if model is None else model.getPlugin("comp")
     others = declared.getNumModelDefinitions() + declared.getNumExternalModelDefinitions()
     return not others and (part is None or not part.getNumSubmodels())
+
+
+def _has_no_fluxes(document: Any) -> bool:
+    """Tells whether a file uses the package fbc for charges and formulas of molecules alone, not to find fluxes."""
+    model = document.getModel()
+    part = None if model is None else model.getPlugin("fbc")
+    if part is None:
+        return True
+    bounded = (r.getPlugin("fbc") for r in _listed(model, "Reactions"))
+    bounds = any(p is not None and (p.isSetLowerFluxBound() or p.isSetUpperFluxBound()) for p in bounded)
+    return not (part.getNumObjectives() or part.getNumFluxBounds() or bounds)
 
 
 def _one_line(text: str) -> str:

@@ -557,14 +557,19 @@ def test_an_event_without_an_id():
 
 @pytest.mark.parametrize(
     ("package", "required"),
-    [("fbc", False), ("qual", True), ("comp", True), ("multi", True), ("distrib", True)],
+    [("fbc", False), ("qual", True), ("comp", True), ("multi", True)],
 )
 def test_packages(package: str, required: bool):
     uri = f"http://www.sbml.org/sbml/level3/version1/{package}/version1"
     head = f'xmlns:{package}="{uri}" {package}:required="{str(required).lower()}"'
     text = two(head=head)
     if package == "fbc":
-        assert refused(text) == ["package fbc: is not supported"]
+        # Charges alone are no problem of fluxes.
+        text = text.replace('<species id="A"', '<species fbc:charge="-1" id="A"')
+        assert read_sbml(text).rates == read_sbml(two()).rates
+        flux = '<fbc:fluxBound fbc:id="b" fbc:reaction="J" fbc:operation="lessEqual" fbc:value="1"/>'
+        bounds = f"<fbc:listOfFluxBounds>{flux}</fbc:listOfFluxBounds></model>"
+        assert "package fbc: is not supported" in refused(text.replace("</model>", bounds))
     elif package == "comp":
         # Declared, but of no use in the file.
         assert read_sbml(text).rates == read_sbml(two()).rates
@@ -574,6 +579,19 @@ def test_packages(package: str, required: bool):
         assert "package comp: is not supported" in refused(text)
     else:
         assert f"package {package}: is not supported" in refused(text)
+
+
+def test_random_functions_are_refused_by_name():
+    uri = "http://www.sbml.org/sbml/level3/version1/distrib/version1"
+    head = f'xmlns:distrib="{uri}" distrib:required="true"'
+    assert read_sbml(two(head=head)).rates == read_sbml(two()).rates
+    symbol = (
+        '<csymbol encoding="text" definitionURL="http://www.sbml.org/sbml/symbols/distrib/normal"> normal </csymbol>'
+    )
+    law = f"<apply><plus/><ci> k </ci><apply>{symbol}<cn> 1 </cn><cn> 2 </cn></apply></apply>"
+    text = two(head=head, reactions=[reaction("J", {"A": 1}, {}, "k + A")])
+    start, end = text.index("<apply>"), text.rindex("</math>")
+    assert refused(text[:start] + law + text[end:])[0] == "reaction J: uses normal, which is not supported"
 
 
 def test_a_package_that_libsbml_does_not_know():
