@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 CORES ?= all
 CONFIG ?=
 CUDA ?=
+EXTRAS ?=
 PYTEST_ARGS ?=
 
 # The newest Python from 3.13 down to 3.11 that runs here and can make virtual environments; PYTHON=... overrides it.
@@ -26,23 +27,27 @@ define install
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/uv.txt
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --compile-bytecode --require-hashes $(1) \
-		|| $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r $(1)
+		|| $(BIN)/python -m pip install --disable-pip-version-check --require-hashes $(addprefix -r ,$(1))
 	@rm -f $(VENV)/.run* $(VENV)/.dev
 	@touch $@
 endef
 
-LOCKED := $(if $(CUDA),-cuda$(CUDA))
+empty :=
+# Locks that were resolved together may be installed together; without any, the core's own.
+LOCKED := $(if $(CUDA),cuda$(CUDA)) $(sort $(EXTRAS))
+LOCKS := $(or $(patsubst %,envs/requirements-%.txt,$(LOCKED)),envs/requirements.txt)
 
-# One environment, which the last lock made: each has a stamp of its own.
-$(VENV)/.run$(LOCKED): envs/requirements$(LOCKED).txt envs/uv.txt
-	$(call install,$<)
+# One environment, which the last locks made: each set of them has a stamp of its own.
+RUN := $(VENV)/.run$(subst $(empty) ,,$(addprefix -,$(LOCKED)))
+$(RUN): $(LOCKS) envs/uv.txt
+	$(call install,$(LOCKS))
 
-# The tests' lock holds everything that the run's lock holds.
+# The tests' lock holds everything that these hold.
 $(VENV)/.dev: envs/requirements-dev.txt envs/uv.txt
 	$(call install,$<)
-	@touch $(VENV)/.run
+	@touch $(VENV)/.run $(addprefix $(VENV)/.run-,petab onnx onnx-petab)
 
-run: $(VENV)/.run$(LOCKED)  ## the default study, up to its report (CONFIG=path for another one, CORES=n, CUDA=12 or 13)
+run: $(RUN)  ## the default study, up to its report (CONFIG=path for another one, CORES=n, CUDA=12 or 13, EXTRAS="petab onnx torch")
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --workflow-profile workflow/profiles/default $(if $(CONFIG),--configfile $(CONFIG))
 
 test: $(VENV)/.dev  ## the whole test suite

@@ -9,8 +9,8 @@ resolve() {
 }
 resolve --generate-hashes pyproject.toml -o envs/requirements.txt
 resolve --generate-hashes pyproject.toml --extra dev -c envs/requirements.txt -o envs/requirements-dev.txt
-for cuda in cuda12 cuda13; do
-	resolve --generate-hashes pyproject.toml --extra $cuda -c envs/requirements.txt -o envs/requirements-$cuda.txt
+for extra in cuda12 cuda13 petab onnx torch; do
+	resolve --generate-hashes pyproject.toml --extra $extra -c envs/requirements.txt -o envs/requirements-$extra.txt
 done
 echo "uv>=0.9" | resolve --generate-hashes - -o envs/uv.txt
 

@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def main(run, plugin, class_name, weights_file, out_file):
+def main(run, plugin, class_name, weights_file, out_file, names=None):
     from retrograd.plugins import build_structure, load_class
     from retrograd.weights import export, load_into
 
-    model = load_into(build_structure(load_class(plugin, class_name)), weights_file)
+    model = load_into(build_structure(load_class(plugin, class_name)), weights_file, names)
     run.digest("plugin", plugin)
     if weights_file:
         run.digest("weights", weights_file)
@@ -27,4 +27,5 @@ if __name__ == "__main__":
             run.settings["class"],
             snakemake.input.get("weights"),
             snakemake.output["nc"],
+            run.settings.get("weight_names"),
         )

@@ -40,6 +40,8 @@ _ROLES = {
     "plugin": "the plug-in with the model",
     "weights": "pretrained weights",
     "scenarios": "the table of scenarios",
+    "sbml": "the model in SBML, of which the plug-in was made",
+    "antimony": "the model in Antimony, of which the plug-in was made",
 }
 # The rules whose files an archive holds, in order, with their script.
 STEPS = {

@@ -15,6 +15,7 @@ import yaml
 
 from retrograd.archive import CONFIG, MANIFEST, METADATA, Archive, Finding
 from retrograd.packing import OWN, attributes, broken_links, is_source, other_source, step_of
+from retrograd.study import IMPORTED
 
 # What each check is called in the report, in order; a later one needs the ones before it.
 CHECKS = ("names", "bytes", "metadata", "results", "code", "config", "summary")
@@ -98,7 +99,7 @@ def _look_inside(out: Inspected, there: Path, manifest: dict[str, str], root: Pa
         study = yaml.safe_load((there / CONFIG).read_text(encoding="utf-8"))
         model = study["model"]
         given = {"plugin": model["plugin"], "scenarios": study["scenarios"]}
-        given |= {"weights": model["weights"]} if model.get("weights") else {}
+        given |= {role: model[role] for role in ("weights", *IMPORTED) if model.get(role)}
         if wrong := [role for role, name in given.items() if not isinstance(name, str)]:
             raise TypeError(f"{wrong[0]} is no text")
     except Exception as error:

@@ -16,13 +16,20 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
+from retrograd.errors import RetrogradError
 from retrograd.factors import MOST_CELLS, MOST_SHARED, cells, level_changes, settings_of, sharing
+from retrograd.imported import complete_scenarios, import_model
 from retrograd.messages import ConfigError, capped, guess, one_of, show, step
 from retrograd.plugin_source import Plugin, look_at_plugin
+from retrograd.provenance import canonical, file_digest, text_digest
 from retrograd.rescue import changed
 from retrograd.scenarios import Table, read_scenarios
 from retrograd.settings import GRADIENT_METHODS, Variant, check_variant_name, is_name, is_path
-from retrograd.study import ARGUMENTS, STARTS, WEIGHT_SUFFIXES, Study
+from retrograd.study import ARGUMENTS, IMPORTED, STARTS, WEIGHT_SUFFIXES, Study
+
+# Where plug-ins are written that are made of other files.
+MADE = Path(".snakemake", "retrograd", "imported")
+
 
 # --- what pydantic found --------------------------------------------------------------------------
 
@@ -111,7 +118,9 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
     is checked as far as the others allow, so that one run tells all.
     """
     raw = {key: value for key, value in config.items() if key not in ARGUMENTS}
-    problems: list[str] = []
+    raw, problems = _with_plugin(raw)
+    if problems:
+        raise ConfigError(problems)
     study: Study | None = None
     try:
         study = Study.model_validate(raw)
@@ -152,6 +161,51 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
     if problems or study is None:
         raise ConfigError(problems)
     return study
+
+
+def _with_plugin(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Returns the config with a plug-in in the place of a model in another format, and a table that fits it.
+
+    What is made lies below `.snakemake`, in a folder by the content of model and table: jobs that parse the Snakefile
+    anew find it there.
+    """
+    kinds = [kind for kind in IMPORTED if _sub(raw, "model", kind) is not None]
+    if not kinds:
+        return raw, []
+    kind, model = kinds[0], raw["model"]
+    path, table = model[kind], raw.get("scenarios")
+    if len(kinds) == 1 and _is_made_of(model.get("plugin"), path):
+        # As archives have it: whoever computes the study anew needs no reader of that format.
+        return raw, []
+    beside = [key for key in ("plugin", "class", "weights", *kinds[1:]) if model.get(key) is not None]
+    if beside:
+        return raw, [f"model: found {', '.join(beside)} beside {kind}, wanted {kind} alone, of which a plug-in is made"]
+    problems = [] if is_path(path) else [f"model.{kind}: found {show(path)}, wanted a path"]
+    problems += _check_file(f"model.{kind}", path, IMPORTED[kind], "a model file")
+    problems += _check_file("scenarios", table, (), "a TSV file of scenarios")
+    if problems or not (table is None or is_path(table)):
+        return raw, problems
+    content = [file_digest(file) for file in (path, table) if file is not None]
+    folder = MADE / text_digest(canonical([kind, Path(path).name, *content]))[:16]
+    try:
+        made = import_model(kind, path, folder)
+        completed = complete_scenarios(made, table, folder)
+    except ConfigError as error:
+        return raw, list(error.problems)
+    except RetrogradError as error:
+        return raw, [f"model.{kind}: {error}".replace("\n", "\n  ")]
+    return raw | {
+        "model": {**model, "plugin": str(made.plugin), "class": made.class_name},
+        "scenarios": str(completed),
+    }, []
+
+
+def _is_made_of(plugin: Any, path: Any) -> bool:
+    """Returns whether a plug-in says that it was made of a file."""
+    try:
+        return file_digest(path) in Path(plugin).read_text(encoding="utf-8")
+    except (OSError, TypeError, ValueError):
+        return False
 
 
 def _sub(raw: Any, *keys: str) -> Any:

@@ -64,15 +64,3 @@ def one_of(value: Any, options: Sequence[str]) -> str:
 def capped(lines: list[str]) -> list[str]:
     """Returns the first lines, and how many there are beyond them."""
     return lines if len(lines) <= MOST_LINES else [*lines[:MOST_LINES], f"... and {len(lines) - MOST_LINES} more"]
-
-
-def missing_extra(what: str, extra: str) -> RetrogradError:
-    """Returns the error for a package that is not installed: which extra brings it, and by which command.
-
-    - `what`: what needs it, as the sentence's subject.
-    - `extra`: the extra's name in `pyproject.toml`.
-    """
-    return RetrogradError(
-        f"{what} needs the extra `{extra}`, which is not installed: `make run EXTRAS={extra}` installs it, "
-        f"and so does pip install '.[{extra}]'."
-    )

@@ -1,4 +1,4 @@
-"""Libraries that only some studies need."""
+"""Libraries that only some studies need, and the extras of `pyproject.toml` that bring them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,37 @@ from importlib.util import find_spec
 
 from retrograd.errors import RetrogradError
 
-# Modules and the names under which they are installed, where that is another one.
-_PACKAGES = {"libsbml": "python-libsbml"}
+# Module to the name of its package and to the extra.
+_EXTRAS = {
+    "antimony": ("antimony", "petab"),
+    "h5py": ("h5py", "petab"),
+    "libsbml": ("python-libsbml", "petab"),
+    "onnx": ("onnx", "onnx"),
+    "petab": ("petab", "petab"),
+    "sympy": ("sympy", "petab"),
+    "torch": ("torch", "torch"),
+}
 
 
 def need(what: str, *modules: str) -> None:
     """Raises RetrogradError, in one sentence, where modules are not installed: to be called before their import.
 
     - `what`: what needs them, the subject of that sentence.
+    - `modules`: of those above, all of one extra.
     """
-    missing = [_PACKAGES.get(name, name) for name in modules if find_spec(name) is None]
+    missing = [name for name in modules if _is_missing(name)]
     if missing:
+        packages, extra = " and ".join(_EXTRAS[name][0] for name in missing), _EXTRAS[missing[0]][1]
         verb = "is" if len(missing) == 1 else "are"
         raise RetrogradError(
-            f"{what} needs {' and '.join(missing)}, which {verb} not installed: "
-            "run `make run EXTRAS=petab` (or `make test`)."
+            f"{what} needs {packages}, which {verb} not installed: `make run EXTRAS={extra}` installs the extra, and "
+            f"so does pip install '.[{extra}]'."
         )
+
+
+def _is_missing(module: str) -> bool:
+    try:
+        return find_spec(module) is None
+    except ValueError:
+        # A module that was put out of reach on purpose has no spec.
+        return True

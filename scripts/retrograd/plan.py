@@ -18,12 +18,12 @@ import yaml
 from retrograd.archive import bad_names
 from retrograd.arguments import asked_for, headline
 from retrograd.errors import RetrogradError
-from retrograd.loading import load_study
+from retrograd.loading import MADE, load_study
 from retrograd.packing import OWN, source
 from retrograd.provenance import canonical, code_digest, file_digest, text_digest
 from retrograd.references import digest_of, variants_of
 from retrograd.scenarios import automatic_size, chunks
-from retrograd.study import BESIDE, stage_options
+from retrograd.study import BESIDE, IMPORTED, stage_options
 from retrograd.whole import whole
 
 SCRIPTS = {
@@ -145,7 +145,9 @@ class Plan:
 
     def export_settings(self) -> str:
         """Returns the settings of the export as canonical JSON."""
-        return canonical({"class": self.study.model.class_, "precision": "float64"} | self.study.mode())
+        named = self.study.model.weight_names
+        names = {"weight_names": dict(sorted(named.items()))} if named else {}
+        return canonical({"class": self.study.model.class_, "precision": "float64"} | names | self.study.mode())
 
     def gather_settings(self, variant: str, stage: str) -> str:
         """Returns what the result file of a variant's stage depends on, as canonical JSON."""
@@ -229,6 +231,7 @@ class Plan:
         """Returns the files that the config names, by role."""
         model = self.study.model
         files = {"plugin": model.plugin, "weights": model.weights, "scenarios": self.study.scenarios}
+        files |= {kind: getattr(model, kind) for kind in IMPORTED}
         return {role: file for role, file in files.items() if file is not None}
 
     def given(self) -> dict[str, tuple[str, str]]:
@@ -242,7 +245,8 @@ class Plan:
             here = os.path.normpath(file).replace(os.sep, "/")
             # A table may have any suffix: with one that no other role has, the last option is free.
             suffix = ".tsv" if role == "scenarios" else Path(file).suffix
-            options = (here, f"study/{here.rpartition('/')[2]}", f"study/{role}{suffix}")
+            made = here.startswith(f"{MADE.as_posix()}/")
+            options = (*([] if made else [here]), f"study/{here.rpartition('/')[2]}", f"study/{role}{suffix}")
             name = next(n for n in options if n not in dict(bad_names([*taken, n])))
             taken.append(name)
             out[role] = file, name
@@ -263,7 +267,7 @@ class Plan:
         """Returns the settings of the archive as canonical JSON: the study's config as YAML, and what it is given."""
         given = self.given()
         study = self.study.as_given()
-        study["model"] |= {role: given[role][1] for role in ("plugin", "weights") if role in given}
+        study["model"] |= {role: given[role][1] for role in ("plugin", "weights", *IMPORTED) if role in given}
         study["scenarios"] = given["scenarios"][1]
         text = yaml.safe_dump(study, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
         return canonical({"config": text, "given": {role: list(names) for role, names in given.items()}})

@@ -14,6 +14,7 @@ import yaml
 from retrograd.archive import CONFIG
 from retrograd.job import ONE_THREAD
 from retrograd.packing import attributes, other_source
+from retrograd.study import IMPORTED
 
 # Where studies are computed anew, each in a folder of its own, which is a working directory as any other.
 REPRODUCTIONS = Path("results", "reproductions")
@@ -57,7 +58,8 @@ def prepared(archived: Path, archive: Path, digest: str) -> Path:
     if (folder / FINISHED).exists():
         shutil.rmtree(folder)
     model = study["model"]
-    given = [CONFIG, "config/variants.yaml", model["plugin"], study["scenarios"], model.get("weights")]
+    given = [CONFIG, "config/variants.yaml", model["plugin"], study["scenarios"]]
+    given += [model.get(role) for role in ("weights", *IMPORTED)]
     for name in filter(None, given):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

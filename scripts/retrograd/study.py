@@ -50,6 +50,8 @@ from retrograd.settings import (
 
 # Keys that `snakemake --config` puts beside the study: arguments of single commands, no part of it.
 ARGUMENTS = ("archive", "reference", "scenario", "variant", "trust_plugin")
+# Kinds of files that a plug-in is made of, by their key in `model`, and how their names end.
+IMPORTED = {"sbml": (".xml", ".sbml"), "antimony": (".ant", ".txt")}
 # Keys of a study that its results and its report do not depend on.
 BESIDE = ("benchmark", "publication")
 STAGES = ("steady_state", "dynamics", "gradients")
@@ -64,11 +66,25 @@ WEIGHT_SUFFIXES = (".eqx", ".safetensors", ".pt", ".pth", ".hdf5", ".h5", ".onnx
 class ModelFile(Part):
     """Where the model comes from."""
 
-    plugin: FilePath = Field(description="the plug-in, a Python file; trusted code; relative to the working directory")
+    plugin: FilePath = Field(
+        description="the plug-in, a Python file; trusted code; relative to the working directory; or sbml or antimony "
+        "in the place of plugin and class"
+    )
     class_: Text = Field(alias="class", description="name of the model class in the plug-in")
+    sbml: FilePath | None = Field(
+        default=None, description="a model in SBML (.xml, .sbml), of which a plug-in is made; needs the extra petab"
+    )
+    antimony: FilePath | None = Field(
+        default=None, description="a model in Antimony (.ant, .txt), of which a plug-in is made; needs the extra petab"
+    )
     weights: FilePath | None = Field(
         default=None,
         description="pretrained weights (.eqx, .safetensors, .pt, .hdf5, .onnx); null: as build() gives them",
+    )
+    weight_names: dict[Text, Text] = Field(
+        default_factory=dict,
+        description="the model's names of arrays or layers, each with its name in the file of the weights, where "
+        "they differ",
     )
 
 

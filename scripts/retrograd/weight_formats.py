@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from retrograd.errors import RetrogradError
-from retrograd.messages import missing_extra
+from retrograd.optional import need
 from retrograd.plugins import dotted
 from retrograd.study import WEIGHT_SUFFIXES
 
@@ -49,10 +49,9 @@ def _weights_only(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _read_torch(path: str, leaves: Sequence[str]) -> Stored:
     del leaves
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise missing_extra(f"{path}: a file of PyTorch's", "torch") from error
+    need(f"{path}: a file of PyTorch's", "torch")
+    import torch  # pyright: ignore[reportMissingImports]
+
     advice = "save the tensors alone: torch.save(model.state_dict(), path)"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -81,10 +80,9 @@ def _read_torch(path: str, leaves: Sequence[str]) -> Stored:
 
 
 def _open_hdf5(path: str) -> Any:
-    try:
-        import h5py  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise missing_extra(f"{path}: an HDF5 file of PEtab-SciML", "petab") from error
+    need(f"{path}: an HDF5 file of PEtab-SciML", "h5py")
+    import h5py
+
     try:
         return h5py.File(path, "r")
     except OSError as error:
@@ -96,7 +94,7 @@ def _hdf5_arrays(path: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray
     parameters: dict[str, np.ndarray] = {}
     inputs: dict[str, np.ndarray] = {}
     with _open_hdf5(path) as file:
-        import h5py  # pyright: ignore[reportMissingImports]
+        import h5py
 
         datasets: dict[str, Any] = {}
         file.visititems(lambda name, item: datasets.update({name: item}) if isinstance(item, h5py.Dataset) else None)
@@ -169,11 +167,10 @@ ARITHMETIC = ("Add", "Div", "Mul", "Pow", "Sqrt", "Sub")
 
 def _read_onnx(path: str, leaves: Sequence[str]) -> Stored:
     del leaves
-    try:
-        import onnx  # pyright: ignore[reportMissingImports]
-        from onnx import numpy_helper  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise missing_extra(f"{path}: an ONNX file", "onnx") from error
+    need(f"{path}: an ONNX file", "onnx")
+    import onnx
+    from onnx import numpy_helper
+
     try:
         graph = onnx.load(path).graph
     except Exception as error:  # protobuf's and onnx's own, of no common class
