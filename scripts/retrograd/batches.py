@@ -34,7 +34,8 @@ def batched(call: Callable[..., Any], shared: Any, *arrays: np.ndarray) -> Any:
     for i in range(0, total, LANES):
         rows = np.arange(i, i + LANES)
         rows = np.where(rows < total, rows, i)
-        out = call(shared, *(jnp.asarray(a[rows], dtype) for a in arrays))
+        # Of numpy: jax's own call takes them over in a tenth of the time that `jnp.asarray` needs for each.
+        out = call(shared, *(np.asarray(a[rows], dtype) for a in arrays))
         keep = min(LANES, total - i)
         pieces.append(jax.tree_util.tree_map(lambda v, keep=keep: _wide(v)[:keep], out))
     return jax.tree_util.tree_map(lambda *v: np.concatenate(v), *pieces)

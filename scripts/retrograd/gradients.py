@@ -133,9 +133,14 @@ class GradientProblem:
         - `x_start`: shape (item, state).
         """
         rows = np.full((len(ends), len(self.times), self.n), np.nan)
+        # Items next to one scenario share its steps.
+        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for i, (x, times) in enumerate(zip(ends, steps, strict=True)):
-            index = save_index(np.asarray(times, self.dtype), self.times)
-            rows[i, index[index >= 0]] = x[index >= 0]
+            if id(times) not in found:
+                index = save_index(np.asarray(times, self.dtype), self.times)
+                found[id(times)] = np.flatnonzero(index >= 0), index[index >= 0]
+            at, to = found[id(times)]
+            rows[i, to] = x[at]
         if self.times[0] == 0:
             rows[:, 0] = x_start
         return rows
