@@ -46,8 +46,8 @@ class ImportedModel:
     - `plugin`, `class_name`: as a study names them.
     - `states`, `parameters`: names, in order.
     - `values`: of the parameters to which the file gives a value.
-    - `fixed_starts`: states whose start decides over a constant, with the names of these constants: a table must not
-      set such a start, for the constant would not follow.
+    - `fixed_starts`: states whose start decides over constants or other starts, with the names of these: a table must
+      not set such a start, for they would not follow, but for other starts that it sets as well.
     """
 
     plugin: Path
@@ -87,7 +87,7 @@ def import_model(kind: str, path: str | os.PathLike[str], folder: str | os.PathL
         tuple(kept["states"]),
         tuple(kept["parameters"]),
         kept["values"],
-        {name: tuple(constants) for name, constants in kept["fixed_starts"].items()},
+        {name: tuple(names) for name, names in kept["fixed_starts"].items()},
     )
 
 
@@ -116,12 +116,13 @@ def _write(path: Path, folder: Path, key: str, digest: str, text: str | None) ->
 
     model = read_sbml(path) if text is None else read_text(text, str(path), path.stem)
     source = plugin_source(model, CLASS_NAME, path.name, digest)
-    # With starts as names of their own, what is left of them in a constant is what the constant depends on.
-    kept = model.at_start({name: symbol(name) for name in model.states}, names=model.derived)
+    # With other starts as names of their own, what is left of them in one is what it depends on.
     fixed: dict[str, list[str]] = {}
-    for constant in model.derived:
-        for state in sorted(names_in(kept[constant]) & model.states.keys()):
-            fixed.setdefault(state, []).append(constant)
+    for name in (*model.derived, *model.states):
+        others = {state: symbol(state) for state in model.states if state != name}
+        start = model.at_start(others, names=[name])[name]
+        for state in sorted(names_in(start) & model.states.keys()):
+            fixed.setdefault(state, []).append(name)
     said = {
         "key": key,
         "plugin_sha256": hashlib.sha256(source.encode()).hexdigest(),
@@ -162,12 +163,14 @@ def complete_scenarios(
         read = read_scenarios(Path(table), parameters=model.parameters, states=model.states)
         ids, columns, rows = read.ids, read.columns, read.rows
     where = str(table) if table is not None else str(model.plugin)
-    problems = [
-        f"{where}: found the column x0:{state}, but {', '.join(constants)} of the model would not follow: "
-        "the file computes it from this start"
-        for state, constants in model.fixed_starts.items()
-        if f"x0:{state}" in columns
-    ]
+    problems = []
+    for state, names in model.fixed_starts.items():
+        left = [name for name in names if f"x0:{name}" not in columns]
+        if f"x0:{state}" in columns and left:
+            problems.append(
+                f"{where}: found the column x0:{state}, but {', '.join(left)} of the model would not follow: "
+                "the file computes that from this start"
+            )
     added = []
     for name in model.parameters:
         if name in columns or all(f"{name}@{phase}" in columns for phase in PHASES):

@@ -542,6 +542,19 @@ def test_a_table_is_completed(tmp_path: Path):
     assert alone.read_text() == "scenario\tk\tq\tp\tr\tC\ndefault\t0.7\t0.1\t1e-30\t2.0\t1.0\n"
 
 
+def test_starts_that_follow_each_other(tmp_path: Path):
+    source, table = tmp_path / "m.xml", tmp_path / "s.tsv"
+    source.write_text(text_of(starts=[assign("B", "2*A")]))
+    model = import_model("sbml", source, tmp_path / "out")
+    assert model.fixed_starts == {"A": ("B",)}
+    table.write_text("scenario\tx0:A\na\t1\n")
+    with pytest.raises(RetrogradError, match="found the column x0:A, but B of the model would not follow"):
+        complete_scenarios(model, table, tmp_path / "out")
+    table.write_text("scenario\tx0:A\tx0:B\na\t1\t5\n")
+    text = complete_scenarios(model, table, tmp_path / "out").read_text()
+    assert text == "scenario\tx0:A\tx0:B\tk\tq\tC\na\t1.0\t5.0\t0.7\t0.1\t1.0\n"
+
+
 def test_a_table_that_cannot_be_completed(tmp_path: Path):
     source, table = tmp_path / "m.xml", tmp_path / "s.tsv"
     source.write_text(
@@ -554,7 +567,8 @@ def test_a_table_that_cannot_be_completed(tmp_path: Path):
         complete_scenarios(model, table, tmp_path / "out")
     assert str(caught.value).splitlines() == [
         "The scenarios cannot be completed:",
-        f"  {table}: found the column x0:A, but z of the model would not follow: the file computes it from this start",
+        f"  {table}: found the column x0:A, but z of the model would not follow: "
+        "the file computes that from this start",
         f"  {table}: found no column for q, to which the file gives no value: wanted one",
     ]
     table.write_text("scenario\tkk\na\t1\n")
