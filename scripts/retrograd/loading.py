@@ -20,12 +20,13 @@ from retrograd.errors import RetrogradError
 from retrograd.factors import MOST_CELLS, MOST_SHARED, cells, level_changes, settings_of, sharing
 from retrograd.imported import complete_scenarios, import_model
 from retrograd.messages import ConfigError, capped, guess, one_of, show, step
+from retrograd.optional import WEIGHT_SUFFIXES
 from retrograd.plugin_source import Plugin, look_at_plugin
 from retrograd.provenance import canonical, file_digest, text_digest
 from retrograd.rescue import changed
 from retrograd.scenarios import Table, read_scenarios
 from retrograd.settings import GRADIENT_METHODS, Variant, check_variant_name, is_name, is_path
-from retrograd.study import ARGUMENTS, IMPORTED, STARTS, WEIGHT_SUFFIXES, Study
+from retrograd.study import ARGUMENTS, IMPORTED, STARTS, Study
 
 # Where plug-ins are written that are made of other files.
 MADE = Path(".snakemake", "retrograd", "imported")

@@ -1,4 +1,4 @@
-"""Libraries that only some studies need, and the extras of `pyproject.toml` that bring them."""
+"""Formats and libraries that only some studies need, and the extras of `pyproject.toml` that bring them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from importlib.util import find_spec
 
 from retrograd.errors import RetrogradError
 
+# Formats of weights: all but the first two need an extra.
+WEIGHT_SUFFIXES = (".eqx", ".safetensors", ".pt", ".pth", ".hdf5", ".h5", ".onnx")
 # Module to the name of its package and to the extra.
 _EXTRAS = {
     "antimony": ("antimony", "petab"),

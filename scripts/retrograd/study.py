@@ -57,7 +57,6 @@ BESIDE = ("benchmark", "publication")
 STAGES = ("steady_state", "dynamics", "gradients")
 STARTS = ("steady_state", "initial_state")
 WRT = ("dynamic", "steady", "network")
-WEIGHT_SUFFIXES = (".eqx", ".safetensors", ".pt", ".pth", ".hdf5", ".h5", ".onnx")
 
 
 # --- the study ------------------------------------------------------------------------------------

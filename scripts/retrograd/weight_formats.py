@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from retrograd.errors import RetrogradError
-from retrograd.optional import need
+from retrograd.optional import WEIGHT_SUFFIXES, need
 from retrograd.plugins import dotted
-from retrograd.study import WEIGHT_SUFFIXES
 
 
 @dataclass

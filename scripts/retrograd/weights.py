@@ -20,7 +20,7 @@ from retrograd.api import Model
 from retrograd.errors import RetrogradError
 from retrograd.plugins import lies_under, vector_field
 from retrograd.schema import MODEL
-from retrograd.study import WEIGHT_SUFFIXES
+from retrograd.optional import WEIGHT_SUFFIXES
 from retrograd.weight_files import is_leaf_array, read_arrays
 
 SELFTESTS = 8

@@ -140,7 +140,7 @@ for method in ("newton", "chord"):
     how = options(nonlinear={"method": method, "rtol": None, "atol": None})
     solve = Integrator(vector_field(StiffGrid, "stable", None), model, how, [1.0], 2)
     x, k = jnp.zeros((LANES, 2)), jnp.zeros((LANES, 5))
-    lanes = solve._start(model, x, k)
+    lanes = solve._refill(model, solve._no_lanes(x, k), jnp.ones(LANES, bool), x, k)
     out[method] = names(solve._block.lower(model, lanes).lowered)
 print(json.dumps(out))
 """
