@@ -18,9 +18,9 @@ import xarray as xr
 from retrograd import store
 from retrograd.api import Model
 from retrograd.errors import RetrogradError
+from retrograd.optional import WEIGHT_SUFFIXES
 from retrograd.plugins import lies_under, vector_field
 from retrograd.schema import MODEL
-from retrograd.optional import WEIGHT_SUFFIXES
 from retrograd.weight_files import is_leaf_array, read_arrays
 
 SELFTESTS = 8
