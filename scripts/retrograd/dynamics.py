@@ -359,9 +359,8 @@ class Integrator:
                 rows = np.where(owner >= 0, owner, filler)
                 x, kk = jnp.asarray(x_start[rows]), jnp.asarray(k[rows])
                 first = lanes is None
-                fill = np.ones(LANES, bool) if first else fresh
                 lanes = self._no_lanes(x, kk) if first else lanes
-                lanes = self._refill(self._model, lanes, jnp.asarray(fill), x, kk)
+                lanes = self._refill(self._model, lanes, jnp.asarray(fresh | first), x, kk)
                 if first:
                     idle = jnp.asarray(owner < 0)
                     lanes = eqx.tree_at(lambda s: s.status, lanes, jnp.where(idle, jnp.int32(SUCCESSFUL), lanes.status))

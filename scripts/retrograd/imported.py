@@ -6,7 +6,6 @@ safe, and two machines write the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -15,26 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from retrograd.errors import RetrogradError
-from retrograd.optional import need
-from retrograd.provenance import canonical, file_digest, text_digest
+from retrograd.optional import need, package_of
+from retrograd.provenance import canonical, code_digest, file_digest, text_digest
 from retrograd.scenarios import PHASES, read_scenarios
 from retrograd.whole import whole
 
 CLASS_NAME = "Imported"
 PLUGIN, VALUES, SCENARIOS = "model.py", "values.json", "scenarios.tsv"
-# What decides over the bytes that are written.
-_CODE = (
-    "errors",
-    "imported",
-    "messages",
-    "model_source",
-    "optional",
-    "sbml_import",
-    "sbml_math",
-    "sbml_units",
-    "symbolic",
-)
-_LIBRARIES = {"sbml": ("python-libsbml", "sympy"), "antimony": ("antimony", "python-libsbml", "sympy")}
 _MODULES = {"sbml": ("libsbml", "sympy"), "antimony": ("antimony", "libsbml", "sympy")}
 _TITLES = {"sbml": "A model in SBML", "antimony": "A model in Antimony"}
 
@@ -92,9 +78,8 @@ def import_model(kind: str, path: str | os.PathLike[str], folder: str | os.PathL
 
 
 def _key(kind: str, name: str, digest: str, text: str | None) -> str:
-    here = Path(__file__).parent
-    code = {module: file_digest(here / f"{module}.py") for module in _CODE}
-    versions = {library: importlib.metadata.version(library) for library in _LIBRARIES[kind]}
+    code = code_digest(Path(__file__))
+    versions = {module: importlib.metadata.version(package_of(module)) for module in _MODULES[kind]}
     made = None if text is None else text_digest(text)
     return text_digest(canonical({"name": name, "file": digest, "made": made, "code": code, "libraries": versions}))
 
@@ -125,7 +110,7 @@ def _write(path: Path, folder: Path, key: str, digest: str, text: str | None) ->
             fixed.setdefault(state, []).append(name)
     said = {
         "key": key,
-        "plugin_sha256": hashlib.sha256(source.encode()).hexdigest(),
+        "plugin_sha256": text_digest(source),
         "source": path.name,
         "sha256": digest,
         "name": model.name,

@@ -205,7 +205,25 @@ class ConvTranspose(eqx.Module):
         return y if x.ndim == dims + 2 else y[0]
 
 
-class BatchNorm(eqx.Module):
+class _ChannelNorm(eqx.Module):
+    """What `BatchNorm` and `InstanceNorm` hold; they differ in the axes that they are normalised along."""
+
+    weight: jax.Array | None
+    bias: jax.Array | None
+    running_mean: jax.Array | None
+    running_var: jax.Array | None
+    eps: float = eqx.field(static=True)
+    dims: int = eqx.field(static=True)
+
+    def __init__(self, channels: int, *, dims: int, eps: float, affine: bool, bias: bool, running: bool) -> None:
+        self.weight = jnp.ones(channels) if affine else None
+        self.bias = jnp.zeros(channels) if affine and bias else None
+        self.running_mean = jnp.zeros(channels) if running else None
+        self.running_var = jnp.ones(channels) if running else None
+        self.eps, self.dims = eps, dims
+
+
+class BatchNorm(_ChannelNorm):
     """(x - mean) / sqrt(var + eps) * weight + bias of each channel: (batch, channel) or (batch, channel, *length).
 
     - `weight`, `bias`: shape (channel,), or None.
@@ -214,20 +232,6 @@ class BatchNorm(eqx.Module):
     - `dims`: the axes behind the channels; 1 stands for 0 or 1, as in PyTorch.
     """
 
-    weight: jax.Array | None
-    bias: jax.Array | None
-    running_mean: jax.Array | None
-    running_var: jax.Array | None
-    eps: float = eqx.field(static=True)
-    dims: int = eqx.field(static=True)
-
-    def __init__(self, channels: int, *, dims: int, eps: float, affine: bool, bias: bool, running: bool) -> None:
-        self.weight = jnp.ones(channels) if affine else None
-        self.bias = jnp.zeros(channels) if affine and bias else None
-        self.running_mean = jnp.zeros(channels) if running else None
-        self.running_var = jnp.ones(channels) if running else None
-        self.eps, self.dims = eps, dims
-
     def __call__(self, x: jax.Array) -> jax.Array:
         right = x.ndim == self.dims + 2 or (self.dims == 1 and x.ndim == 2)
         _want(self, right, x, f"a batch axis, then channels and {self.dims} axes: it has no form without a batch")
@@ -235,29 +239,15 @@ class BatchNorm(eqx.Module):
         return _normalised(x, axes, 1, self)
 
 
-class InstanceNorm(eqx.Module):
+class InstanceNorm(_ChannelNorm):
     """As `BatchNorm`, but by mean and variance of each sample: (channel, *length) or (batch, channel, *length)."""
-
-    weight: jax.Array | None
-    bias: jax.Array | None
-    running_mean: jax.Array | None
-    running_var: jax.Array | None
-    eps: float = eqx.field(static=True)
-    dims: int = eqx.field(static=True)
-
-    def __init__(self, channels: int, *, dims: int, eps: float, affine: bool, bias: bool, running: bool) -> None:
-        self.weight = jnp.ones(channels) if affine else None
-        self.bias = jnp.zeros(channels) if affine and bias else None
-        self.running_mean = jnp.zeros(channels) if running else None
-        self.running_var = jnp.ones(channels) if running else None
-        self.eps, self.dims = eps, dims
 
     def __call__(self, x: jax.Array) -> jax.Array:
         _want(self, x.ndim in (self.dims + 1, self.dims + 2), x, f"channels in front of {self.dims} axes")
         return _normalised(x, tuple(range(x.ndim - self.dims, x.ndim)), x.ndim - self.dims - 1, self)
 
 
-def _normalised(x: jax.Array, axes: tuple[int, ...], channel: int, norm: BatchNorm | InstanceNorm) -> jax.Array:
+def _normalised(x: jax.Array, axes: tuple[int, ...], channel: int, norm: _ChannelNorm) -> jax.Array:
     shape = [1] * x.ndim
     shape[channel] = -1
     along = lambda v: jnp.reshape(v, shape)

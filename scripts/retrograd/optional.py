@@ -20,6 +20,11 @@ _EXTRAS = {
 }
 
 
+def package_of(module: str) -> str:
+    """Returns the name of the package that brings a module."""
+    return _EXTRAS[module][0]
+
+
 def need(what: str, *modules: str) -> None:
     """Raises RetrogradError, in one sentence, where modules are not installed: to be called before their import.
 
@@ -28,7 +33,7 @@ def need(what: str, *modules: str) -> None:
     """
     missing = [name for name in modules if _is_missing(name)]
     if missing:
-        packages, extra = " and ".join(_EXTRAS[name][0] for name in missing), _EXTRAS[missing[0]][1]
+        packages, extra = " and ".join(map(package_of, missing)), _EXTRAS[missing[0]][1]
         verb = "is" if len(missing) == 1 else "are"
         raise RetrogradError(
             f"{what} needs {packages}, which {verb} not installed: `make run EXTRAS={extra}` installs the extra, and "

@@ -34,13 +34,13 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 
 
 def code_files(script: Path) -> list[Path]:
-    """Returns a script and every module of the package beside it that it imports, directly or through others.
+    """Returns a script, or a module of the package, and every module of the package that it imports, directly or not.
 
     Imports are read from the syntax tree, those inside functions too, so that a change in the report's code does not
     rerun simulations.
     """
     script = script.resolve()
-    package = script.parent / PACKAGE
+    package = script.parent if script.parent.name == PACKAGE else script.parent / PACKAGE
     seen: dict[Path, None] = {}
     todo = [script]
     while todo:
