@@ -283,7 +283,7 @@ def test_an_empty_config():
         (
             "model",
             "model.py",
-            "model: found 'model.py', wanted a mapping with the keys plugin, class, sbml, antimony, weights, "
+            "model: found 'model.py', wanted a mapping with the keys plugin, class, sbml, antimony, petab, weights, "
             "weight_names",
         ),
         ("model.class", ..., "model.class: found nothing, wanted name of the model class in the plug-in"),
