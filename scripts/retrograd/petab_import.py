@@ -165,6 +165,8 @@ class _Importer:
 
     def name(self, petab_id: str) -> str:
         """Returns the model's name of a PEtab id: local parameters of reactions have a dot in theirs."""
+        if self.networks.has(petab_id):
+            return petab_id
         return self.problem.mapping.get(petab_id, petab_id).replace(".", "_")
 
     def formula(self, expr: Any) -> sp.Expr:
@@ -290,7 +292,7 @@ class _Importer:
                 self.problems.append(f"experiment {experiment}: names the condition {name}, which is in no table")
                 continue
             for change in self.conditions[name].changes:
-                target = self.name(change.target_id) if change.target_id not in self.inputs else change.target_id
+                target = self.name(change.target_id)
                 if target in out:
                     self.problems.append(f"experiment {experiment}: sets {change.target_id} twice at the same time")
                 out[target] = self.formula(change.target_value)
