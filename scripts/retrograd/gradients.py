@@ -300,7 +300,7 @@ class GradientProblem:
     def differences(
         self,
         data: Scenarios,
-        loss: np.ndarray,
+        replayed: Mapping[str, np.ndarray],
         stages: list[np.ndarray],
         done: Callable[[int], object] = lambda count: None,
     ) -> dict[str, np.ndarray]:
@@ -309,30 +309,36 @@ class GradientProblem:
         The sweep is `fd_sweep`, `fd_sweep_width` (scenario, wrt, width). `done` is called after each width, with the
         number of scenarios that were replayed.
 
+        - `replayed`, `stages`: as `replay` returned them.
+
         Every function value is a replay on the recorded steps, its stages solved to rounding from the recorded
         ones, with the steady state solved anew from the recorded one.
         """
         out: dict[str, np.ndarray] = {}
+        loss, slopes = replayed["loss"], self.columns_of(replayed)
         for rows in self.replayer.portions(data.steps):
-            part = self._differences(data.take(rows), loss[rows], [stages[i] for i in rows], done)
+            part = self._differences(data.take(rows), loss[rows], slopes[rows], [stages[i] for i in rows], done)
             for name, value in part.items():
                 out.setdefault(name, np.empty((len(loss), *value.shape[1:]), value.dtype))[rows] = value
         return out
 
-    def _differences(self, data, loss, stages, done) -> dict[str, np.ndarray]:
+    def _differences(self, data, loss, slopes, stages, done) -> dict[str, np.ndarray]:
         near = self.replayer.linearise(self.model, data.k_dynamic, data.steps, stages)
         scale = self.scales(data)
         noise = self._noise(data, loss, near)
         found = self._sweep(data, loss, near, noise, widths(scale, self.dtype), done=done)
         # Where the function bends within the narrowest width, as a limit cycle does whose steps are frozen, further
-        # sweeps go on from there. Only their narrowest pair is free of bends, if any is.
+        # sweeps go on from there. Only their narrowest pair is free of bends, if any is. The same where the derivative is
+        # another one: many small kinks, as those of a relu that stages pass one by one, look like a smooth function.
         for start in FURTHER:
             narrower = widths(scale, self.dtype, start)
             with np.errstate(all="ignore"):
                 most = largest(found["fd"], scale) / scale
                 eps = float(np.finfo(self.dtype).eps)
                 hopeless = eps * np.abs(loss)[:, None] / narrower[:, :, -1] > found["fd_error"]
-                open_ = coarse(found["fd_error"], np.abs(found["fd"]), most, self.dtype) & ~hopeless & ~found["kink"]
+                wide = coarse(found["fd_error"], np.abs(found["fd"]), most, self.dtype)
+                wide |= np.abs(found["fd"] - slopes) > found["fd_error"]
+                open_ = wide & ~hopeless & ~found["kink"]
             rows = np.flatnonzero(np.any(open_, axis=1))
             if not len(rows):
                 break

@@ -203,7 +203,9 @@ def _with_plugin(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str], Import
     model = {**model, "plugin": str(made.plugin), "class": made.class_name}
     if made.weights is not None:
         model["weights"] = str(made.weights)
-    given = {} if made.problem is None else {"start": made.problem.start, "save_times": made.problem.save_times}
+    given: dict[str, Any] = {}
+    if made.problem is not None:
+        given = {"start": made.problem.start, "save_times": made.problem.save_times, "variants": ["precise"]}
     return given | raw | {"model": model, "scenarios": str(completed)}, [], made.problem
 
 

@@ -147,7 +147,7 @@ def test_the_studies_in_the_repository(path: str, monkeypatch: pytest.MonkeyPatc
 
 def test_built_in_variants_are_complete():
     built_in = yaml.safe_load(BUILT_IN.read_text())
-    assert list(built_in) == ["naive32", "naive", "stable", "guarded", "recommended", "fast"]
+    assert list(built_in) == ["naive32", "naive", "stable", "guarded", "recommended", "fast", "precise"]
     for settings_ in built_in.values():
         assert list(settings_) == list(Variant.model_fields)
         for key, part in settings_.items():
