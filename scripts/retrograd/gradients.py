@@ -328,8 +328,8 @@ class GradientProblem:
         noise = self._noise(data, loss, near)
         found = self._sweep(data, loss, near, noise, widths(scale, self.dtype), done=done)
         # Where the function bends within the narrowest width, as a limit cycle does whose steps are frozen, further
-        # sweeps go on from there. Only their narrowest pair is free of bends, if any is. The same where the derivative is
-        # another one: many small kinks, as those of a relu that stages pass one by one, look like a smooth function.
+        # sweeps go on from there. Only their narrowest pair is free of bends, if any is. The same where the derivative
+        # is another one: many small kinks, of a relu that stages pass one by one, look like a smooth function.
         for start in FURTHER:
             narrower = widths(scale, self.dtype, start)
             with np.errstate(all="ignore"):

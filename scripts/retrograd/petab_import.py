@@ -144,6 +144,8 @@ class _Importer:
         self.period, self.since = (_unused(name, taken) for name in ("period", "start_of_period"))
         self.networks = Networks(self.problem, self.period)
         self.problems += self.networks.problems
+        if self.problems:
+            return None
         self.conditions = {c.id: c for c in self.tables.conditions}
         self._read_parameters()
         self._put_networks()
