@@ -60,6 +60,11 @@ CODES: dict[str, dict[str, str]] = {
         "nonfinite": "the derivative by automatic differentiation is NaN or inf",
         "skipped": "there was nothing to judge: the simulation failed, or nothing is differentiated by",
     },
+    "fit_status": {
+        "complete": "every experiment has a loss",
+        "experiment_failed": "an experiment has none: it was not simulated, or its loss is not finite",
+        "experiment_missing": "the study has no scenario of an experiment",
+    },
     "outcome": {
         "verified": "simulated, and every derivative by the variant's own method is verified",
         "forward_failed": "the simulation did not reach the last save time",
@@ -75,6 +80,7 @@ _FLAGS = {
     "steady_state_method": schema.STEADY_METHOD,
     "dynamics_status": schema.DYNAMICS_STATUS,
     "verdict": schema.VERDICTS,
+    "fit_status": schema.FIT_STATUS,
     "outcome": schema.OUTCOMES,
     "cause": schema.CAUSES,
 }

@@ -28,6 +28,8 @@ class Model(eqx.Module):
     frozen: ClassVar[tuple[str, ...]] = ()
     # Names of the parameters by which derivatives are taken; None: by all.
     estimated: ClassVar[tuple[str, ...] | None] = None
+    # Columns `experiment`, `observable` (text), `time` [time_unit], `measurement`, one entry a measurement; {}: none.
+    measurements: ClassVar[Mapping[str, tuple]] = {}
 
     @classmethod
     def build(cls, key: jax.Array) -> Model:
@@ -90,6 +92,17 @@ class Model(eqx.Module):
         """
         del times, k
         return jnp.sum(x**2)
+
+    def fitted(self, times: jax.Array, x: jax.Array, k: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns what a scenario's simulation says in the place of its measurements, each of shape (row,).
+
+        - `times`, `x`, `k`: as `loss` gets them.
+
+        First which measurements, as indices into `measurements`, all of one experiment, -1 for padding; then the
+        simulated values; then the scale of the noise. Both in the unit of the measurement.
+        """
+        del times, x, k
+        raise NotImplementedError(f"{type(self).__name__} must define fitted(self, times, x, k): it has measurements.")
 
     def exact(self, t: jax.Array, x_start: jax.Array, k: dict[str, jax.Array]) -> jax.Array | None:
         """Returns the closed-form solution at time t, shape (state,), or None where there is none."""

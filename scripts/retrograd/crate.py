@@ -57,6 +57,7 @@ STEPS = {
     "steady_state": ("find_steady_state.py", "finds the steady state of each scenario"),
     "dynamics": ("simulate.py", "simulates each scenario and records every step"),
     "gradients": ("check_gradients.py", "forms and checks the gradient of each scenario"),
+    "fit": ("fit.py", "holds simulations against the measurements"),
     "summary": ("summarize.py", "judges every scenario under every variant"),
     "effects": ("weigh_remedies.py", "weighs the remedies of a factorial study"),
     "report": ("plot_report.py", "draws the figures and writes the page"),

@@ -56,7 +56,7 @@ _METHOD = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"))
 # --- small helpers --------------------------------------------------------------------------------
 
 
-def _thin(x: np.ndarray, y: np.ndarray, columns: int = 220, rows: int = 160) -> np.ndarray:
+def thin(x: np.ndarray, y: np.ndarray, columns: int = 220, rows: int = 160) -> np.ndarray:
     """Returns the indices, in order, of points that the eye can tell apart: one for each cell of a grid."""
     if not len(x):
         return np.zeros(0, int)
@@ -69,7 +69,8 @@ def _thin(x: np.ndarray, y: np.ndarray, columns: int = 220, rows: int = 160) -> 
     return np.sort(first)
 
 
-def _columns(total: int, most: int = 3) -> tuple[int, int]:
+def grid_shape(total: int, most: int = 3) -> tuple[int, int]:
+    """Returns the rows and columns of so many panels."""
     columns = total if total <= most else (2 if total == 4 else most)
     return -(-total // columns), columns
 
@@ -218,7 +219,7 @@ def attempts(results: Results, figure: Figure) -> None:
         for keep, colour, marker, size in ((good, BLUE, "o", 3.2), (~good, VERMILION, "x", 4.0)):
             keep = keep & (x > 0)
             some = np.flatnonzero(keep)
-            some = some[_thin(np.log(x[some]), height[some], 300, 40)]
+            some = some[thin(np.log(x[some]), height[some], 300, 40)]
             axes.plot(
                 x[some],
                 height[some],
@@ -263,7 +264,7 @@ def trajectories(results: Results, figure: Figure) -> None:
     dynamics = best.dynamics
     times = dynamics["model_time"].values
     states = best.states[:MOST_STATES]
-    rows, columns = _columns(len(states))
+    rows, columns = grid_shape(len(states))
     grid = figure.subplots(rows, columns, squeeze=False)
     records = [_record(best, s) for s in chosen]
     logarithmic = _is_log_time(times, records)
@@ -283,7 +284,7 @@ def trajectories(results: Results, figure: Figure) -> None:
             where = np.flatnonzero(np.isfinite(y))
             values.append(y[where])
             u = np.log(t) if logarithmic else t
-            where = where[_thin(u[where], y[where], 300, 240)]
+            where = where[thin(u[where], y[where], 300, 240)]
             # Markers tell lines apart in print; they stand where others do not.
             ticks = np.linspace(u[where[0]], u[where[-1]], 5)[:-1] if len(where) else []
             ticks = [v + (n + 0.5) * (u[where[-1]] - u[where[0]]) / (4 * len(chosen)) for v in ticks]
@@ -351,7 +352,7 @@ def steps(results: Results, figure: Figure) -> None:
             ):
                 some = np.flatnonzero(keep & usable)
                 if len(some):
-                    some = some[_thin(np.log(t[some]), np.log(dt[some]), 160, 120)]
+                    some = some[thin(np.log(t[some]), np.log(dt[some]), 160, 120)]
                     axes.plot(t[some], dt[some], **style)
             every_t[column].append(t[usable])
             every_dt.append(dt[usable])
@@ -382,7 +383,7 @@ def gradient_errors(results: Results, figure: Figure) -> None:
     if not any(len(v.wrt) for v in shown):
         empty(figure, "The study asks for no derivatives.")
         return
-    rows, columns = _columns(len(shown) + 1 if len(shown) > 1 else 1)
+    rows, columns = grid_shape(len(shown) + 1 if len(shown) > 1 else 1)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     tables = [_errors(v) for v in shown]
     every = np.concatenate([np.concatenate([e.ravel(), b.ravel()]) for e, b in tables])
@@ -414,7 +415,7 @@ def gradient_errors(results: Results, figure: Figure) -> None:
                     for v, size in ((np.median(good), 4.5), (good.max(), 2.5)):
                         axes.plot(x, v, marker=marker, markersize=size, color=colour, markeredgewidth=0, zorder=3)
                 some = np.flatnonzero(np.isfinite(value) & (verdict[:, j] != VERIFIED))
-                some = some[_thin(np.zeros(len(some)), np.log(value[some]), 1, 20)]
+                some = some[thin(np.zeros(len(some)), np.log(value[some]), 1, 20)]
                 axes.plot(
                     *(np.full(len(some), x), value[some]),
                     linestyle="none",
@@ -510,7 +511,7 @@ def dot_product(results: Results, figure: Figure) -> None:
             axes.plot([high, high], [row - 0.3, row + 0.3], color=BLACK, linewidth=1, zorder=2)
         height = row + 0.3 - 0.6 * np.arange(len(known)) / max(len(known) - 1, 1)
         value = np.maximum(known, floor)
-        keep = _thin(np.log(value), height)
+        keep = thin(np.log(value), height)
         axes.plot(value[keep], height[keep], linestyle="none", marker="o", markersize=2.5, color=BLUE, zorder=3)
     log_axis(axes.xaxis, np.concatenate([every, [floor]]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _=None: "0" if v <= floor * 1.01 else power(v)))
@@ -534,7 +535,7 @@ def difference_sweep(results: Results, figure: Figure) -> None:
         empty(figure, "No finite differences were formed.")
         return
     method = reference_method(best)
-    high, wide = _columns(len(columns), most=4)
+    high, wide = grid_shape(len(columns), most=4)
     grid = figure.subplots(high, wide, squeeze=False, sharey=True)
     every_y: list[float] = []
     for axes, j in zip(grid.flat, columns, strict=False):

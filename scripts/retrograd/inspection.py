@@ -8,13 +8,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from retrograd.archive import CONFIG, MANIFEST, METADATA, Archive, Finding
-from retrograd.packing import OWN, attributes, broken_links, is_source, other_source, step_of
+from retrograd.packing import OWN, attributes, beside, broken_links, is_source, other_source, step_of
 from retrograd.study import IMPORTED
 
 # What each check is called in the report, in order; a later one needs the ones before it.
@@ -134,7 +135,7 @@ def _look_inside(out: Inspected, there: Path, manifest: dict[str, str], root: Pa
         return
     out.foreign = other_source(there, root)
     if _settings(out, there, manifest, said, root):
-        _summary(out, there, said, root)
+        _derived(out, there, said, root)
 
 
 def _same_code(there: Path, root: Path, name: str) -> bool:
@@ -144,9 +145,9 @@ def _same_code(there: Path, root: Path, name: str) -> bool:
     return code_digest(there / "scripts" / name) == code_digest(root / "scripts" / name)
 
 
-def _summary(out: Inspected, there: Path, said: dict[str, dict[str, Any]], root: Path) -> None:
-    """Checks that the outcomes are what follows from the stages' files: nothing is computed from them, so nothing else
-    would show a change."""
+def _derived(out: Inspected, there: Path, said: dict[str, dict[str, Any]], root: Path) -> None:
+    """Checks that outcomes and tables of simulations are what follows from other files: nothing is computed from them,
+    so nothing else would show a change."""
     from retrograd.plan import SCRIPTS
     from retrograd.store import read
     from retrograd.summary import summarize
@@ -162,7 +163,25 @@ def _summary(out: Inspected, there: Path, said: dict[str, dict[str, Any]], root:
     except Exception as error:
         out.findings.append(Finding(name, f"cannot be derived anew ({type(error).__name__}: {error})"))
         return
-    _passed(out, "summary", [Finding(name, f"says another {n} than the stages' files") for n in apart], 1)
+    findings = [Finding(name, f"says another {n} than the stages' files") for n in apart]
+    tables = [(file, table) for file in said for table in beside(file)]
+    findings += [Finding(t, f"says something else than {f}") for f, t in tables if not _same_table(there, root, f, t)]
+    _passed(out, "summary", findings, 1 + len(tables))
+
+
+def _same_table(there: Path, root: Path, file: str, table: str) -> bool:
+    from retrograd.simulations import simulation_lines
+    from retrograd.store import read
+
+    if not _same_code(there, root, "retrograd/simulations.py"):
+        # By other code another text may follow: the manifest alone holds it then.
+        return True
+    try:
+        lines = simulation_lines(read(there / file, "fit"))
+        with open(there / table, "rb") as written:
+            return all(a == b for a, b in zip_longest(written, (line.encode() for line in lines)))
+    except Exception:
+        return False
 
 
 def _settings(
@@ -181,6 +200,7 @@ def _settings(
             # Times have no settings of their own.
             wanted = dict.fromkeys(plan.result_files()) | plan.settings_of_results()
             given, page = plan.user_files().values(), f"{plan.results}/report/index.html"
+            tables = plan.tables()
     except Exception as error:
         out.findings.append(Finding(CONFIG, f"does not describe a study that runs: {error}"))
         return False
@@ -189,6 +209,7 @@ def _settings(
     findings = [Finding(name, "is neither the study's nor the workflow's: it was added") for name in unknown]
     findings += [] if page in manifest else [Finding(page, "is the study's report, but is not here")]
     findings += [Finding(name, "is a result of the config, but is not here") for name in wanted if name not in said]
+    findings += [Finding(t, "is a result of the config, but is not here") for t in tables if t not in manifest]
     for name, about in said.items():
         if name not in wanted:
             findings.append(Finding(name, f"is no result of {CONFIG}"))

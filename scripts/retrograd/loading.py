@@ -160,6 +160,7 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
     if study is not None and table is not None and not problems:
         study._arguments = {key: config[key] for key in ARGUMENTS if key in config}
         study._built_in, study._table, study._formulations = built_in, table, plugin.formulations
+        study._measured = plugin.has_measurements
         problems += _check_float32(study)
     if problems or study is None:
         raise ConfigError(problems)

@@ -66,6 +66,11 @@ def step_of(file: str) -> str:
     return "export" if stem == "model" else stem
 
 
+def beside(file: str) -> list[str]:
+    """Returns the tables that are written with a result file, by its name in an archive."""
+    return [f"{file.rpartition('/')[0]}/simulations.tsv"] if step_of(file) == "fit" else []
+
+
 def input_of(file: str, name: str, given: Mapping[str, str]) -> str | None:
     """Returns the file that a result file names as an input; None where archives do not hold it.
 
@@ -127,7 +132,7 @@ def pack(root: Path, settings: Mapping[str, Any], results: Iterable[str], pages:
     given = {role: name for role, (_, name) in settings["given"].items()}
     files |= {name: Path(file) for file, name in settings["given"].values()}
     results, pages = list(results), list(pages)
-    files |= {name: Path(name) for name in (*results, *pages)}
+    files |= {name: Path(name) for name in (*results, *(t for n in results for t in beside(n)), *pages)}
     facts = {name: file_facts(path) for name, path in files.items()}
     said = {name: attributes(files[name]) for name in results}
     if broken := broken_links({name: digest for name, (_, digest) in facts.items()}, said, given):
@@ -148,7 +153,7 @@ def pack(root: Path, settings: Mapping[str, Any], results: Iterable[str], pages:
     }
     facts |= {name: file_facts(content) for name, content in made.items()}
     jobs = [
-        (step_of(name), _job(name), _read(name, said[name]["inputs"], given), [name])
+        (step_of(name), _job(name), _read(name, said[name]["inputs"], given), [name, *beside(name)])
         for name in sorted(results, key=lambda n: list(crate.STEPS).index(step_of(n)))
     ]
     shown = [n for n in results if not is_timing(n)]

@@ -20,7 +20,7 @@ from retrograd.arguments import asked_for, headline
 from retrograd.errors import RetrogradError
 from retrograd.imported import source_files
 from retrograd.loading import MADE, load_study
-from retrograd.packing import OWN, source
+from retrograd.packing import OWN, beside, source
 from retrograd.provenance import canonical, code_digest, file_digest, text_digest
 from retrograd.references import digest_of, variants_of
 from retrograd.scenarios import automatic_size, chunks
@@ -33,6 +33,7 @@ SCRIPTS = {
     "dynamics": "simulate.py",
     "gradients": "check_gradients.py",
     "gather": "gather.py",
+    "fit": "fit.py",
     "summary": "summarize.py",
     "effects": "weigh_remedies.py",
     "report": "plot_report.py",
@@ -155,6 +156,10 @@ class Plan:
         settings = {"study": self.study.study, "variant": variant, "class": self.study.model.class_}
         return canonical(settings | self._options[variant][stage])
 
+    def fit_files(self) -> list[str]:
+        """Returns the files that hold simulations against measurements, none where the plug-in declares none."""
+        return [f"{self.results}/{variant}/fit.nc" for variant in self.variants] if self.study.measured else []
+
     def summary_settings(self) -> str:
         """Returns the settings of the summary as canonical JSON."""
         variants = [{"name": v, "gradient": self.study.gradient_of(v)} for v in self.variants]
@@ -267,7 +272,11 @@ class Plan:
         """Returns the netCDF files of the study that are results: chunks are parts of them."""
         stages = [f"{self.results}/{variant}/{stage}.nc" for variant in self.variants for stage in self.stages]
         remedies = [f"{self.results}/effects.nc", *self.timings()] if self.study.cells else []
-        return [f"{self.results}/model.nc", *stages, f"{self.results}/summary.nc", *remedies]
+        return [f"{self.results}/model.nc", *stages, *self.fit_files(), f"{self.results}/summary.nc", *remedies]
+
+    def tables(self) -> list[str]:
+        """Returns the text tables that are results: each is written with a netCDF file."""
+        return [table for file in self.result_files() for table in beside(file)]
 
     @cache  # noqa: B019
     def source_digest(self) -> str:
@@ -337,6 +346,8 @@ class Plan:
         for variant in self.variants:
             for stage in self.stages:
                 out[f"{self.results}/{variant}/{stage}.nc"] = self.gather_settings(variant, stage)
+        for variant, file in zip(self.variants, self.fit_files(), strict=False):
+            out[file] = self.gather_settings(variant, "gradients")
         return out | ({f"{self.results}/effects.nc": self.effects_settings()} if self.study.cells else {})
 
     def report_settings(self) -> str:
@@ -347,7 +358,7 @@ class Plan:
                 "study": json.dumps({k: v for k, v in self.study.as_given().items() if k not in BESIDE}),
                 "resolved": self._options,
                 "gradient_of": {v: self.study.gradient_of(v) for v in self.variants},
-                "stages": self.stages,
+                "stages": [*self.stages, *(["fit"] if self.study.measured else [])],
                 # Of those that are not built in: to be pasted into another study's config.
                 "defined": {v: self.study.variant(v).model_dump(mode="json") for v in self.study.define_variants},
             }

@@ -26,6 +26,8 @@ class Plugin:
     parameters: tuple[str, ...] | None = None
     formulations: tuple[str, ...] | None = None
     has_initial_state: bool | None = None
+    # Only those that a class body in this file shows.
+    has_measurements: bool = False
 
 
 def look_at_plugin(path: str, class_name: str) -> tuple[Plugin, list[str]]:
@@ -135,13 +137,21 @@ class _ClassReader:
         self._check_methods()
         # Bases in other files may have the method.
         has_initial_state = self._has("initial_state") or (False if self.complete else None)
-        return Plugin(states or None, parameters, formulations or None, has_initial_state), self.problems
+        shown = (states or None, parameters, formulations or None, has_initial_state)
+        return Plugin(*shown, has_measurements=self._has_measurements()), self.problems
 
     def _complain(self, text: str) -> None:
         self.problems.append(f"{self.where}: {text}")
 
     def _has(self, name: str) -> bool:
         return any(_mentions(stmt, name) for cls in self.line for stmt in cls.body)
+
+    def _has_measurements(self) -> bool:
+        for cls in self.line:
+            values = [_bound(stmt, "measurements") for stmt in cls.body if _mentions(stmt, "measurements")]
+            if values:
+                return not (isinstance(values[-1], ast.Dict) and not values[-1].keys)
+        return False
 
     def _literal(self, name: str, default: dict[str, str] | None) -> Any:
         """Returns the literal that a class attribute is bound to, or its default; None for no literal."""

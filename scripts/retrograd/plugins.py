@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -80,8 +81,31 @@ def _check_declarations(cls: type[Model], where: str) -> None:
                 for name in cls.estimated
                 if name not in cls.parameters
             )
+    problems += _measurement_problems(cls)
     if problems:
         raise RetrogradError(f"{where}: " + "; ".join(problems) + ".")
+
+
+def _measurement_problems(cls: type[Model]) -> list[str]:
+    columns = {"experiment": str, "observable": str, "time": (int, float), "measurement": (int, float)}
+    table = cls.measurements
+    if isinstance(table, Mapping) and not table:
+        return []
+    if not isinstance(table, Mapping) or set(table) != set(columns):
+        found = ", ".join(map(str, table)) if isinstance(table, Mapping) else repr(table)
+        return [f"measurements has {found}, wanted {{}} or a dict with the columns {', '.join(columns)}"]
+    lengths = {name: len(column) if isinstance(column, tuple | list) else -1 for name, column in table.items()}
+    if len(set(lengths.values())) > 1 or min(lengths.values()) < 1:
+        return [f"measurements has columns of lengths {lengths}, wanted tuples, all of one length above 0"]
+    out = [
+        f"measurements has {value!r} in {name}[{i}], wanted {'text' if kind is str else 'a number'}"
+        for name, kind in columns.items()
+        for i, value in enumerate(table[name])
+        if not isinstance(value, kind) or value == "" or value != value or (name == "measurement" and math.isinf(value))
+    ]
+    if cls.fitted is Model.fitted:
+        out.append("measurements are there and no method fitted(self, times, x, k), which says what is simulated")
+    return out[:10]
 
 
 def build_structure(cls: type[Model]) -> Model:

@@ -14,13 +14,13 @@ import xarray as xr
 import yaml
 from markupsafe import Markup
 
-from retrograd import __version__, atlas_figures, drawing, figures, remedies
+from retrograd import __version__, atlas_figures, drawing, figures, fit_figures, remedies
 from retrograd.rescue import dotted
 from retrograd.results import MOST_VARIANTS, Results, Treated, spread
 from retrograd.schema import CAUSES, OUTCOMES, REASONS, STEADY_METHOD, STEADY_STATUS, VERDICTS
 from retrograd.whole import whole
 
-FIGURES = {**figures.FIGURES, **atlas_figures.FIGURES}
+FIGURES = {**figures.FIGURES, **atlas_figures.FIGURES, **fit_figures.FIGURES}
 TEMPLATE = "report.html.j2"
 
 # Rows of the scenario table, and of the table of derivatives: a page is read, the rest is in summary.nc.
@@ -596,6 +596,7 @@ def provenance(results: Results) -> dict[str, Any]:
             "steady_state": treated.steady,
             "dynamics": treated.dynamics,
             "gradients": treated.gradients,
+            "fit": treated.fit,
         }
         files += [(f"{treated.name}/{stage}.nc", stage, ds) for stage, ds in stages.items() if ds is not None]
     files += [("summary.nc", "summary", results.summary), ("model.nc", "export", results.model)]
@@ -676,7 +677,7 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
 
     - `svgs`: figures by name; those that are missing are left out.
     """
-    labels = figure_labels(results) | atlas_figures.labels(results)
+    labels = figure_labels(results) | atlas_figures.labels(results) | fit_figures.labels(results)
     environment = pages()
     environment.filters["points"] = lambda value: f"+{value}" if value > 0 else str(value).replace("-", "−")
     template = environment.get_template(TEMPLATE)
@@ -734,6 +735,7 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
         reference=best.methods[figures.reference_method(best)],
         sensitivity=_median(figures.relative(best.bound, best)[:, best.methods.index(best.method)]),
         most_states=figures.MOST_STATES,
+        fit=fit_figures.told(results),
         provenance=provenance(results),
         config=study_yaml(results),
         plugin=shown_path(results.settings["study"]["model"].get("plugin")),

@@ -25,7 +25,7 @@ class Treated:
 
     - `method`: the gradient method whose verdict decides its outcomes.
     - `settings`: what each of its stages was computed with, by stage.
-    - `dynamics`, `gradients`, `steady`: the stages' files. Steps, attempts and gradients by weights are read where they
+    - `dynamics`, `gradients`, `steady`, `fit`: its files. Steps, attempts and gradients by weights are read where they
       are asked for: choose rows before `.values`.
     """
 
@@ -35,6 +35,7 @@ class Treated:
     dynamics: xr.Dataset
     gradients: xr.Dataset
     steady: xr.Dataset | None = None
+    fit: xr.Dataset | None = None
 
     @cached_property
     def methods(self) -> list[str]:
@@ -217,6 +218,7 @@ def load(
                 dynamics=files["dynamics"],
                 gradients=files["gradients"],
                 steady=files.get("steady_state"),
+                fit=files.get("fit"),
             )
         )
     table = store.read(summary, "summary")

@@ -32,6 +32,8 @@ DYNAMICS_STATUS = (
     "nonfinite",
     "skipped",
 )
+# Of a parameter sample: whether its log-likelihood is there, and what keeps it away.
+FIT_STATUS = ("complete", "experiment_failed", "experiment_missing")
 VERDICTS = ("verified", "refuted", "inconclusive", "nonfinite", "skipped")
 REASONS = (
     "agrees",
@@ -301,6 +303,49 @@ GRADIENTS = Schema(
     },
 )
 
+P = ("sample", "method", "parameter")
+OF_MEASUREMENT = "in the unit of the measurement"
+FIT = Schema(
+    name="fit",
+    title="Simulations held against measurements",
+    summary="Log-likelihood of each parameter sample with its gradient, and what is simulated for each measurement",
+    rule="fit",
+    variables={
+        "llh": Variable(
+            ("sample",),
+            "log-likelihood: less the sum of the losses of all experiments",
+            comment="NaN where one of them has no loss",
+        ),
+        "llh_error": Variable(("sample",), "discretisation error of llh: the sum of loss_error over the experiments"),
+        "status": _status(("sample",), "whether all experiments have a loss", FIT_STATUS),
+        "n_experiments": _count(("sample",), "number of experiments that have a loss"),
+        "observable_name": Variable(("measurement",), "name of what was measured", dtype="str"),
+        "experiment_name": Variable(("measurement",), "name of the experiment", dtype="str"),
+        "measurement_time": Variable(
+            ("measurement",), "model time of the measurement", units="{time}", comment="NaN: at rest, the time inf"
+        ),
+        "measured": Variable(("measurement",), "measured value", comment=OF_MEASUREMENT),
+        "simulation": Variable(("sample", "measurement"), "simulated value", comment=OF_MEASUREMENT),
+        "noise": Variable(("sample", "measurement"), "scale of the noise", comment=OF_MEASUREMENT),
+        "residual": Variable(("sample", "measurement"), "measured less simulated value, over noise"),
+        "gradient": Variable(
+            P,
+            "derivative of llh: the sum over the experiments, and over both phases",
+            comment="a parameter is one number in the steady and the dynamic phase",
+        ),
+        "gradient_error": Variable(
+            P, "error of gradient as derivative of the ODE's llh: the sum of ad_error and ode_error of its parts"
+        ),
+        "gradient_network": Variable(("sample", "method", "weight"), "gradient of llh by the network weights"),
+        "verdict": _status(("sample", "method"), "worst verdict of the sample's experiments", VERDICTS),
+    },
+    labels={
+        "sample": "name of the parameter sample",
+        "method": "how the gradient was formed",
+        "parameter": "name of the parameter",
+    },
+)
+
 SUMMARY = Schema(
     name="summary",
     title="Outcome of every scenario under every variant",
@@ -499,5 +544,8 @@ COMPARISON = Schema(
 
 SCHEMAS = {
     s.name: s
-    for s in (MODEL, STEADY_STATE, DYNAMICS, GRADIENTS, SUMMARY, WORK_PRECISION, SPEED, TIMINGS, EFFECTS, COMPARISON)
+    for s in (
+        *(MODEL, STEADY_STATE, DYNAMICS, GRADIENTS, FIT, SUMMARY),
+        *(WORK_PRECISION, SPEED, TIMINGS, EFFECTS, COMPARISON),
+    )
 }

@@ -277,6 +277,7 @@ class Study(Part):
     _table: Table | None = PrivateAttr(default=None)
     _formulations: tuple[str, ...] | None = PrivateAttr(default=None)
     _cells: dict[str, dict[str, str]] = PrivateAttr(default_factory=dict)
+    _measured: bool = PrivateAttr(default=False)
 
     @property
     def arguments(self) -> Mapping[str, Any]:
@@ -294,6 +295,11 @@ class Study(Part):
     def cells(self) -> Mapping[str, Mapping[str, str]]:
         """The variants that `factors` make, name to the level of each factor; they come last in `variants`."""
         return MappingProxyType(self._cells)
+
+    @property
+    def measured(self) -> bool:
+        """Whether the plug-in declares measurements, which simulations are held against."""
+        return self._measured
 
     def design(self) -> dict[str, list[str]]:
         """Returns the factors and the names of their levels, in order; empty where there are none."""

@@ -161,3 +161,19 @@ def test_base_classes_in_the_same_file(tmp_path: Path):
     )
     expected = Plugin(("x", "y"), ("k1", "k3"), ("stable", "naive"), has_initial_state=True)
     assert look(source, tmp_path) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        ("measurements = {'time': (1.0,)}", True),
+        ("measurements = read_table()", True),
+        ("measurements: ClassVar[dict] = {'time': (1.0,)}", True),
+        ("measurements = {}", False),
+        ("frozen = ()", False),
+    ],
+)
+def test_measurements_are_seen(body: str, shown: bool, tmp_path: Path):
+    inherits = "\nclass Base(Model):\n    {}\nclass Decay(Base): ...\n"
+    for source in (PLUGIN + f"    {body}\n", "from retrograd.api import Model" + inherits.format(body)):
+        assert look(source, tmp_path)[0].has_measurements == shown

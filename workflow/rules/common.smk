@@ -32,7 +32,8 @@ wildcard_constraints:
 
 def final_files():
     strict = [f"{RESULTS}/logs/strict.passed"] if PLAN.study.strict else []
-    return [f"{RESULTS}/summary.nc", f"{RESULTS}/report/index.html", *strict]
+    fits = [*PLAN.fit_files(), *PLAN.tables()]
+    return [f"{RESULTS}/summary.nc", *fits, f"{RESULTS}/report/index.html", *strict]
 
 
 def by_attempt(amount):

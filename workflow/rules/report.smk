@@ -14,6 +14,8 @@ FIGURES = {
 }
 if PLAN.study.cells:
     FIGURES |= {"waterfall": "Remedies", "effects": "Remedies"}
+if PLAN.study.measured:
+    FIGURES |= {"fit": "Measurements", "time_courses": "Measurements"}
 
 
 rule summary:
@@ -67,6 +69,7 @@ rule report:
         model=f"{RESULTS}/model.nc",
         summary=f"{RESULTS}/summary.nc",
         stages=[stage_files(variant) for variant in PLAN.variants],
+        fits=PLAN.fit_files(),
     output:
         html=report(
             f"{RESULTS}/report/index.html",

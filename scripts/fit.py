@@ -1,0 +1,50 @@
+"""Hold the simulations of a variant against the measurements (rule fit)."""
+
+from typing import TYPE_CHECKING
+
+from retrograd.job import job, log
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def main(run, plugin, class_name, model_file, dynamics_file, gradients_file, out_file, out_table):
+    import numpy as np
+
+    from retrograd import context, store
+    from retrograd.fit import fit
+    from retrograd.schema import FIT, FIT_STATUS
+    from retrograd.simulations import simulation_lines
+    from retrograd.whole import whole
+
+    cls, model = context.load_model(plugin, class_name, model_file)
+    with (
+        store.read(dynamics_file, "dynamics", store.JOINED) as dynamics,
+        store.read(gradients_file, "gradients", store.JOINED) as gradients,
+    ):
+        dataset = fit(cls, model, dynamics, gradients)
+    counts = np.bincount(dataset["status"].values, minlength=len(FIT_STATUS))
+    told = ", ".join(f"{c} {name.replace('_', ' ')}" for c, name in zip(counts, FIT_STATUS, strict=True) if c)
+    log.info("%d measurements, samples: %s", dataset.sizes["measurement"], told)
+    for name, path in (("plugin", plugin), ("model", model_file)):
+        run.digest(name, path)
+    run.digest("dynamics", dynamics_file)
+    run.digest("gradients", gradients_file)
+    title = f"study {run.settings['study']}, variant {run.settings['variant']}"
+    store.write(dataset, out_file, FIT, run.provenance(), title_of=title)
+    with whole(out_table) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as out:
+        out.writelines(simulation_lines(dataset))
+
+
+if __name__ == "__main__":
+    with job(snakemake) as run:
+        main(
+            run,
+            snakemake.input["plugin"],
+            snakemake.params["class_name"],
+            snakemake.input["model"],
+            snakemake.input["dynamics"],
+            snakemake.input["gradients"],
+            snakemake.output["nc"],
+            snakemake.output["tsv"],
+        )
