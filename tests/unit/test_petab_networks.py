@@ -17,8 +17,8 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import root
 
 pytest.importorskip("petab", reason="the extra petab is not installed: it needs Python 3.12")
-h5py = pytest.importorskip("h5py", reason="the extra petab is not installed: it needs Python 3.12")
 
+import h5py
 from petab_problems import (
     CONVERSION,
     Evaluated,
