@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 KINDS = sorted(SCHEMAS)
 CHUNKED = ("steady_state", "dynamics", "gradients")
 LABELLED = ("scenario", "state", "parameter", "selftest", "method", "wrt", "width", "variant", "tolerance")
-LABELLED += ("part", "peer", "factor", "measure", "effect", "waterfall", "kind", "quantity", "item")
+LABELLED += ("part", "peer", "factor", "measure", "effect", "waterfall", "kind", "quantity", "item", "sample")
 # netCDF's texts end at a NUL; lone surrogates have no UTF-8.
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
 ORIGIN = Provenance(
@@ -82,7 +82,7 @@ def values_of(schema: Schema, sizes: Mapping[str, int], rng: np.random.Generator
 SIZES = {"scenario": 4, "state": 2, "state_2": 2, "parameter": 3, "selftest": 2, "method": 2, "wrt": 3, "width": 4}
 SIZES |= {"weight": 5, "variant": 2, "model_time": 3, "tolerance": 2, "peer": 2, "round": 3}
 SIZES |= {"part": 2, "factor": 3, "measure": 3, "effect": 4, "waterfall": 2, "kind": 2}
-SIZES |= {"quantity": 3, "item": 2}
+SIZES |= {"quantity": 3, "item": 2, "sample": 2, "measurement": 4}
 
 
 def dataset(kind: str, *, seed: int = 0, units: Mapping[str, Any] = UNITS, **sizes: int) -> xr.Dataset:
