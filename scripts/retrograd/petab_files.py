@@ -7,9 +7,11 @@ networks is read here: the library's own reader wants PyTorch.
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,7 +137,10 @@ def read_problem(path: str | os.PathLike[str]) -> Problem:
 def _version_1(path: Path) -> Problem:
     from petab.v2.petab1to2 import petab1to2
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # It warns that scales of parameters and tables for plots are left out: neither changes a likelihood.
+        warnings.simplefilter("ignore")
+        logging.getLogger("petab").setLevel(logging.ERROR)
         petab1to2(str(path), output_dir=folder)
         made = Path(folder) / path.name
         problem = _version_2(made, _read_yaml(made), follows=True)

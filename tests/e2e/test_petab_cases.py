@@ -1,4 +1,4 @@
-"""Published problems in PEtab through Snakemake: what their suites and AMICI expect, and from a problem to an archive."""
+"""Published problems in PEtab through Snakemake: what suites and AMICI expect, and from a problem to an archive."""
 
 from __future__ import annotations
 

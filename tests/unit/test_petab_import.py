@@ -12,6 +12,7 @@ from typing import Any
 import mpmath as mp
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("petab", reason="the extra petab is not installed: it needs Python 3.12")
 
@@ -24,6 +25,8 @@ from petab_problems import (
     measurement,
     observable,
     parameters,
+    sbml,
+    table,
     write_problem,
 )
 
@@ -394,3 +397,53 @@ def test_files_that_cannot_be_read(tmp_path: Path):
         "format_version: 2.0.0\nmodel_files: {m: {location: m.xml, language: sbml}}\nparameter_files: [p.tsv]\n"
     )
     assert "its tables cannot be read" in refusal(path) and "maybe" in refusal(path)
+
+
+def test_version_1(tmp_path: Path):
+    # Starts follow conditions there, and measurements may be compared by their logarithms.
+    folder = tmp_path / "p"
+    folder.mkdir()
+    (folder / "model.xml").write_text(sbml(CONVERSION))
+    files = {
+        "condition": [{"conditionId": "c0", "a0": 0.8, "k1": 0.3}, {"conditionId": "c1", "a0": "start", "k1": 0.9}],
+        "observable": [
+            observable("obs_a", "A", "noiseParameter1_obs_a", observableTransformation="log10"),
+            observable("obs_b", "B", 0.3, observableTransformation="lin", noiseDistribution="laplace"),
+        ],
+        "measurement": [
+            {
+                "observableId": o,
+                "simulationConditionId": c,
+                "preequilibrationConditionId": p,
+                "time": 2,
+                "measurement": 0.7,
+            }
+            | ({"noiseParameters": "sd"} if o == "obs_a" else {})
+            for o, c, p in (("obs_a", "c0", ""), ("obs_b", "c1", ""), ("obs_a", "c1", "c0"), ("obs_b", "c1", "c0"))
+        ],
+    }
+    nominal = {"k2": 0.6, "start": 1.5, "sd": 0.2}
+    scales = ("log10", "lin", "log")
+    files["parameter"] = [
+        row | {"parameterScale": scale, "estimate": 1, "lowerBound": 1e-5}
+        for row, scale in zip(parameters(**nominal), scales, strict=True)
+    ]
+    for name, content in files.items():
+        (folder / f"{name}s.tsv").write_text(table(content))
+    problem = {name: [f"{name[:-6]}s.tsv"] for name in ("condition_files", "observable_files", "measurement_files")}
+    problem["sbml_files"] = ["model.xml"]
+    path = folder / "old.yaml"
+    path.write_text(yaml.safe_dump({"format_version": 1, "parameter_file": "parameters.tsv", "problems": [problem]}))
+    found = evaluate(path)
+
+    def llh(k2, start, sd):
+        k1 = mp.mpf("0.3"), mp.mpf("0.9")
+        first = exchange(2, mp.mpf("0.8"), 1, k1[0], k2)[0]
+        second = exchange(2, start, 1, k1[1], k2)[1]
+        a = mp.mpf("1.8") * k2 / (k1[0] + k2)
+        third = exchange(2, a, mp.mpf("1.8") - a, k1[1], k2)
+        by_log10 = lambda m, y, s: normal(mp.log10(m), mp.log10(y), s) - mp.log(m * mp.log(10))
+        out = by_log10(0.7, first, sd) + laplace(0.7, second, 0.3)
+        return out + by_log10(0.7, third[0], sd) + laplace(0.7, third[1], 0.3)
+
+    agrees(found, llh, nominal)
