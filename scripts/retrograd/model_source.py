@@ -384,12 +384,12 @@ class PluginWriter:
         origin = f" from {self.source}" if self.source else ""
         digest = f"\n\nsha256 of that file: {self.digest}" if self.digest else ""
         head = (
-            f'"""The model {_plain_text(model.name)}: written by Retrograd{_plain_text(origin)}. '
+            f'"""The model {plain_text(model.name)}: written by Retrograd{plain_text(origin)}. '
             f'Do not edit: import it anew.{digest}\n"""'
             if digest
-            else f'"""The model {_plain_text(model.name)}: written by Retrograd{_plain_text(origin)}. Do not edit."""'
+            else f'"""The model {plain_text(model.name)}: written by Retrograd{plain_text(origin)}. Do not edit."""'
         )
-        own = [f'class {self.class_name}(Model):\n    """{_plain_text(model.name)}."""', "\n".join(self.attributes())]
+        own = [f'class {self.class_name}(Model):\n    """{plain_text(model.name)}."""', "\n".join(self.attributes())]
         body = "\n\n".join([*own, *map("\n".join, self.methods())])
         return "\n\n".join([head, *self.imports()]) + "\n\n\n" + "\n\n\n".join([*self.definitions(), body]) + "\n"
 
@@ -552,7 +552,8 @@ class PluginWriter:
         return [f"        {self.names[name]} = k[{quoted(name)}]" for name in self.model.parameters if name in needed]
 
 
-def _plain_text(text: str) -> str:
+def plain_text(text: str) -> str:
+    """Returns a text that can stand in a docstring."""
     return text.replace("\\", "/").replace('"', "'").replace("\n", " ")
 
 

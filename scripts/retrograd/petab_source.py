@@ -9,7 +9,7 @@ import numpy as np
 import sympy as sp
 
 from retrograd import network_import
-from retrograd.model_source import WIDTH, PluginWriter, local_names, quoted, stack_lines, unpack_lines
+from retrograd.model_source import WIDTH, PluginWriter, local_names, plain_text, quoted, stack_lines, unpack_lines
 from retrograd.petab_import import PICK, Fit
 from retrograd.petab_networks import Called, Networks, function_of
 from retrograd.symbolic import Symbolic, names_in, put_in, symbol
@@ -185,7 +185,7 @@ class ProblemWriter(PluginWriter):
         flat = "" if place or many else ".reshape(())"
         return [
             f"    def {self.members[f'_{output}']}(self{args}, period: jax.Array) -> jax.Array:",
-            f'        """Returns {output}, an output of the network {called.id}."""',
+            f'        """Returns {plain_text(output)}, an output of the network {plain_text(called.id)}."""',
             *(["        del period"] if "period" not in "".join(inputs) else []),
             f"        found = self.{self.fields[called.id]}({', '.join(inputs)})",
             f"        return found{place}{flat}",
