@@ -22,7 +22,7 @@ def main(run, plugin, class_name, model_file, scenarios, out_file, pictures):
     about = run.settings["benchmark"]
     for name in speed.missing(about["peers"]):
         log.warning("%s is not installed, and left out: pip install %s brings it.", name, name)
-    _, x, _ = starts(cls, model, run.settings, chunk)
+    _, x, *_ = starts(cls, model, run.settings, chunk)
     good = np.flatnonzero(np.all(np.isfinite(x), axis=1))
     chunk, watch = chunk.take(good), Stopwatch()
     table = speed.measure(plugin, class_name, model_file, run.settings, x[good], chunk.k_dynamic, watch.lap)

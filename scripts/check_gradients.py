@@ -24,8 +24,8 @@ def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenar
     steady = store.read(steady_file, "steady_state") if steady_file else None
     dynamics = store.read(dynamics_file, "dynamics")
     records = load_records(dynamics)
-    conserved = None if steady is None else steady["conserved_basis"].values
-    recorded = from_records(chunk, dynamics["x_start"].values, records, conserved)
+    at_rest = (None, None) if steady is None else (steady["x"].values, steady["conserved_basis"].values)
+    recorded = from_records(chunk, dynamics["x_start"].values, records, *at_rest)
     rungs = (steady["rung"].values if steady else np.zeros(len(chunk.ids), int), dynamics["rung"].values)
     problem = gradient_problem(cls, model, options)
     progress = Progress("finite differences", WIDTHS * int(recorded.ok.sum()), "replays, one a scenario and width")

@@ -51,7 +51,7 @@ CODES: dict[str, dict[str, str]] = {
         "max_steps_reached": "the attempts ran out; rows at later save times are NaN",
         "dt_min_reached": "the next step would not move time in floating point, or a rejected one shrinks no further",
         "nonfinite": "rates were not finite at the start, or states where steps shrank to nothing",
-        "skipped": "no finite start: no steady state was found, or initial_state is not finite",
+        "skipped": "no finite start: no steady state was found, or initial_state or start_of_dynamics is not finite",
     },
     "verdict": {
         "verified": "automatic and finite differences agree within the sum of their error bounds",

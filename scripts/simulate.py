@@ -16,7 +16,7 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file, 
     from retrograd.rescue import rung_names
     from retrograd.schema import DYNAMICS, DYNAMICS_STATUS, TIMINGS
     from retrograd.solve_stage import simulate, stiffness_ratios
-    from retrograd.starts import initial_states
+    from retrograd.starts import StartOfDynamics, initial_states
 
     options = run.settings
     cls, model = context.load_model(plugin, class_name, model_file)
@@ -26,7 +26,8 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file, 
         start = initial_states(cls, model, chunk.k_dynamic, chunk.x0)
     else:
         steady = store.read(steady_file, "steady_state")
-        start = np.where((steady["status"].values == 0)[:, None], steady["x"].values, np.nan)
+        rest = np.where((steady["status"].values == 0)[:, None], steady["x"].values, np.nan)
+        start = StartOfDynamics(cls).value(model, rest, chunk.k_dynamic)
     progress = Progress("simulations", len(chunk.ids))
     watch = Stopwatch()
     compiled = lambda: watch.lap("compile")

@@ -82,8 +82,11 @@ def gradient_problem(cls, model, settings, times, steady=None, formulation="stab
     return GradientProblem(cls, vector_field(cls, formulation, settings["guard"]), model, settings, times, steady)
 
 
-def scenarios(records, x_start, k, k_steady=None, conserved=None) -> Scenarios:
-    """Returns simulated scenarios as the gradient stage takes them."""
+def scenarios(records, x_start, k, k_steady=None, conserved=None, x_rest=None) -> Scenarios:
+    """Returns simulated scenarios as the gradient stage takes them.
+
+    - `x_rest`: by default `x_start`, where there is `conserved`.
+    """
     total, n = x_start.shape
     return Scenarios(
         k_dynamic=k,
@@ -93,6 +96,7 @@ def scenarios(records, x_start, k, k_steady=None, conserved=None) -> Scenarios:
         steps=[r.step_time for r in records],
         step_x=[r.step_x for r in records],
         ok=np.array([r.status == 0 for r in records]),
+        x_rest=None if conserved is None else x_start if x_rest is None else x_rest,
         conserved=conserved,
     )
 

@@ -26,6 +26,8 @@ class Model(eqx.Module):
     formulations: ClassVar[Mapping[str, str]] = {"stable": "vector_field"}
     # Paths such as "network.layers[0]" whose arrays are stored with the weights but are none: no gradient by them.
     frozen: ClassVar[tuple[str, ...]] = ()
+    # Names of the parameters by which derivatives are taken; None: by all.
+    estimated: ClassVar[tuple[str, ...] | None] = None
     # Columns `experiment`, `observable` (text), `time` [time_unit], `measurement`, one entry a measurement; {}: none.
     measurements: ClassVar[Mapping[str, tuple]] = {}
 
@@ -58,6 +60,15 @@ class Model(eqx.Module):
             f"{type(self).__name__} has no initial_state(self, k), which `start: initial_state` needs: "
             "define it, or use `start: steady_state`."
         )
+
+    def start_of_dynamics(self, x: jax.Array, k: dict[str, jax.Array]) -> jax.Array:
+        """Returns the state at which the dynamics begin, shape (state,), for `start: steady_state`.
+
+        - `x`: the steady state, shape (state,).
+        - `k`: the parameters of the dynamic phase.
+        """
+        del k
+        return x
 
     def residual_scale(self, k: dict[str, jax.Array]) -> jax.Array:
         """Returns positive factors, shape (state,): the steady state solves f(x) * scale = 0."""

@@ -317,7 +317,7 @@ def gradient_table(
     errors = discretisation(problem, part, replayed, scale)
     for name in ("loss_error", "x_error", "ode_error"):
         table[name][rows] = errors[name]
-    differences = problem.differences(part, replayed["loss"], stages, done)
+    differences = problem.differences(part, replayed, stages, done)
     kink = differences.pop("kink")
     for name, value in differences.items():
         table[name][rows] = value

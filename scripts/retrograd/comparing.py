@@ -39,7 +39,8 @@ from retrograd.results import spread
 from retrograd.runs import Side, labels_of, shapes, units_of
 from retrograd.schema import DYNAMICS_STATUS, STEADY_STATUS, VERDICTS
 from retrograd.solve_stage import simulate
-from retrograd.weights import evaluate
+from retrograd.starts import StartOfDynamics
+from retrograd.weights import evaluate, n_weights
 
 Settings = Mapping[str, Any]
 Places = Callable[[tuple[int, ...]], str]
@@ -150,6 +151,7 @@ class Comparison:
             steps=[there.records[i].step_time for i in rows],
             step_x=[there.records[i].step_x for i in rows],
             ok=np.ones(len(rows), bool),
+            x_rest=there.of("steady_state", "x")[rows] if steady else None,
             conserved=there.of("steady_state", "conserved_basis")[rows] if steady else None,
         )
 
@@ -344,9 +346,7 @@ class Comparison:
         c = self.options["controller"]
         errors = [side.of("gradients", "x_error")[:, at] for side, at in ((here, self.at_here), (there, self.at_there))]
         at_start = {"owner": self.owner, "place": self._names([self.states]), "dtype": self.dtype}
-        find = self.options["find"]
         start = there.of(stage, "x_start")
-        unit = 0.0 if find is None else _tolerance(find["steady_state"], start)
         weighed = self._trajectories(here.of(stage, "x")[:, self.at_here], errors[0] + errors[1], good)
         return {
             "dynamics.parameters": self._parameters(stage),
@@ -355,7 +355,7 @@ class Comparison:
                     here.of(stage, "x_start"),
                     start,
                     rounding=self.limit("x_start"),
-                    solver=2 * unit,
+                    solver=2 * self._unit_of_starts(),
                     size=np.abs(start) + 100 * c["atol"],
                     compared=good,
                     **at_start,
@@ -365,6 +365,20 @@ class Comparison:
             "dynamics.steps": self._steps(weighed),
             "dynamics.x": weighed,
         }
+
+    def _unit_of_starts(self) -> np.ndarray | float:
+        """Returns what the tolerance of the steady states makes of the starts of the dynamics, (scenario, state)."""
+        find = self.options["find"]
+        if find is None:
+            return 0.0
+        rest, onset = self.there.of("steady_state", "x"), StartOfDynamics(self.cls)
+        off = _tolerance(find["steady_state"], rest)
+        if not onset.given:
+            return off
+        directions = len(self.states)
+        nothing = np.zeros((directions, len(self.cls.parameters))), np.zeros((directions, n_weights(self.model)))
+        each = off[:, None] * np.eye(directions)
+        return np.sum(np.abs(onset.tangent(self.model, rest, self.chunk.k_dynamic, each, *nothing)), axis=1)
 
     def _trajectories(self, x: np.ndarray, solver: np.ndarray | float, compared: np.ndarray) -> Weighed:
         """Returns the verdict on states at the save times that both runs have, of this run or of its replay."""
@@ -540,9 +554,7 @@ class Comparison:
             data = self.recorded(part, self.chunk.k_dynamic, self.chunk.k_steady)
             mine = [at[int(row)] for row in part]
             if stage == "steady_state":
-                assert problem.steady is not None and data.conserved is not None
-                x = self.there.of(stage, "x")[part]
-                found = problem.steady.reroot(problem.model, x, data.k_steady, data.x0, data.conserved)
+                x, found = self.there.of(stage, "x")[part], problem.at_rest(problem.model, data)
                 out[mine] = np.all(np.abs(found - x) <= _tolerance(self.options["find"]["steady_state"], x), axis=1)
                 continue
             steps = [s[:MOST_STEPS] for s in data.steps]
@@ -604,6 +616,18 @@ class Comparison:
                     **common,
                 )
             )
+            if StartOfDynamics(self.cls).given:
+                mine, other = (side.of("dynamics", "x_start") for side in (self.here, there))
+                out["dynamics.x_start"] = self._weigh(
+                    Quantity(
+                        np.where(same, mine, self.values["x_start"]),
+                        other,
+                        rounding=self.limit("x_start"),
+                        size=np.abs(other) + 100 * self.options["controller"]["atol"],
+                        place=place,
+                        **common,
+                    )
+                )
         out["dynamics.step_x"] = self.step_states()
         out["dynamics.x"] = self._trajectories(self.values["x"], 0.0, chosen)
         if not self.same_times:

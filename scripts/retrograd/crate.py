@@ -42,7 +42,15 @@ _ROLES = {
     "scenarios": "the table of scenarios",
     "sbml": "the model in SBML, of which the plug-in was made",
     "antimony": "the model in Antimony, of which the plug-in was made",
+    "petab": "the problem in PEtab, of which the plug-in, the weights and the scenarios were made",
 }
+
+
+def _told(role: str) -> str:
+    kind, _, beside = role.partition("/")
+    return f"a file of {_ROLES[kind]}" if beside else _ROLES[kind]
+
+
 # The rules whose files an archive holds, in order, with their script.
 STEPS = {
     "export": ("export_model.py", "brings the pretrained weights into a neutral file"),
@@ -140,7 +148,7 @@ def metadata(
         graph.append(made | _file(tool[step], files))
     graph.append({"@id": "#python", "@type": "ComputerLanguage", "name": "Python", "url": "https://www.python.org"})
     for role, file in roles.items():
-        parameter = {"@type": "FormalParameter", "name": role, "description": _ROLES[role], "additionalType": "File"}
+        parameter = {"@type": "FormalParameter", "name": role, "description": _told(role), "additionalType": "File"}
         graph.append({"@id": f"#input/{role}", **parameter, "workExample": {"@id": file}})
     pages = [f for f in results if "/report/" in f]
     for which, made in (("results", [f for f in results if f not in pages]), ("report", pages)):
@@ -211,7 +219,7 @@ def _file(name: str, files: Mapping[str, tuple[int, str]]) -> dict[str, Any]:
 
 
 def _said(file: str, roles: Mapping[str, str]) -> str:
-    return next((_ROLES[role] for role, path in roles.items() if path == file), PurePosixPath(file).name)
+    return next((_told(role) for role, path in roles.items() if path == file), PurePosixPath(file).name)
 
 
 def title(study: Mapping[str, Any]) -> str:

@@ -159,14 +159,18 @@ def _apart(comparison: Comparison) -> tuple[list[str], list[str], list[str]]:
 def _begun(comparison: Comparison, found: Found, inputs: Sequence[str]) -> list[str]:
     """Returns sentences on other starts and first guesses, where nothing that they are computed from is another one."""
     out = []
+    rest = found.get(("free", "steady_state.x"))
     for name, (words, said_by) in _BEGINNINGS.items():
         w = found.get(("free", name))
-        # With a steady state the dynamics start from that.
-        follows = name == "dynamics.x_start" and "steady_state" in comparison.here.files
-        if w is None or w.verdict != DIFFERENT or follows:
+        if w is None or w.verdict != DIFFERENT:
             continue
-        by = [f"the plug-in's {said_by}"] if "plugin" in inputs else []
-        by += ["columns x0:STATE of the scenario table"] if "scenarios" in inputs else []
+        columns = ["columns x0:STATE of the scenario table"] if "scenarios" in inputs else []
+        if name == "dynamics.x_start" and rest is not None:
+            if rest.verdict == DIFFERENT:
+                # Another steady state is another start.
+                continue
+            said_by, columns = "start_of_dynamics", []
+        by = ([f"the plug-in's {said_by}"] if "plugin" in inputs else []) + columns
         out.append(f"{words} differ ({w.values['where']})" + (f": {' or '.join(by)}" if by else ""))
     return out
 
@@ -219,7 +223,7 @@ def _traced(comparison: Comparison, names: Callable[[str], list[str]]) -> str:
         return f"with {' and '.join(words[n] for n in can)} the replay differs by rounding only"
     left = []
     if "plugin" in names("inputs"):
-        left.append("the plug-in (its vector field, residual_scale or loss)")
+        left.append("the plug-in (its vector field, residual_scale, start_of_dynamics or loss)")
     if not left and names("code"):
         left.append("Retrograd's code")
     if not left and names("environment"):
@@ -262,7 +266,9 @@ def excess(comparison: Comparison, removed: Sequence[str], settings: Mapping[str
         if c.same_times:
             pairs.append((found["loss"], c.there.of("gradients", "loss")[part], "loss"))
         if problem.steady is not None:
-            pairs.append((starts(problem, problem, data), c.there.of("steady_state", "x")[part], "steady_x"))
+            begun = starts(problem, model, data)
+            pairs.append((begun["steady_x"], c.there.of("steady_state", "x")[part], "steady_x"))
+            pairs.append((begun["x_start"], c.there.of("dynamics", "x_start")[part], "x_start"))
         for mine, theirs, name in pairs:
             slack = c.inner(theirs, part) if name == "x" else 0
             floor = 64 * np.finfo(c.dtype).eps * np.abs(theirs)

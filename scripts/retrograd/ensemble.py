@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from retrograd.api import Model
 from retrograd.certificates import discretisation
 from retrograd.gradients import GradientProblem, Scenarios
 from retrograd.linalg import jitter
@@ -51,10 +52,8 @@ def replay(problem: GradientProblem, data: Scenarios, *, refined: bool = True) -
     ends, stages = problem.replayer.forward(problem.model, data.x_start, data.k_dynamic, data.steps)
     values = _values(problem, problem, data, ends, stages)
     near = problem.replayer.linearise(problem.model, data.k_dynamic, data.steps, stages)
-    base = starts(problem, problem, data)
-    values["x_start"] = base
-    if problem.steady is not None:
-        values["steady_x"] = base
+    base = starts(problem, problem.model, data)
+    values |= base
     rounding = {name: np.zeros_like(value) for name, value in values.items()}
     ends_rounding = [np.zeros_like(e) for e in ends]
     everyone = np.arange(len(data.steps))
@@ -68,13 +67,16 @@ def replay(problem: GradientProblem, data: Scenarios, *, refined: bool = True) -
             k_steady=_moved(data.k_steady, problem.dtype, seed),
         )
         # From the reference's start: where this run's own is another one, that is told of the steady state.
-        own = starts(problem, member, part)
-        part.x_start = data.x_start + np.where(np.isfinite(own - base), own - base, 0)
+        own = starts(problem, member.model, part)
+        off = {name: np.where(np.isfinite(x - base[name]), x - base[name], 0) for name, x in own.items()}
+        part.x_start = data.x_start + off["x_start"]
+        if data.x_rest is not None:
+            part.x_rest = data.x_rest + off["steady_x"]
         moved, changed = problem.replayer.perturbed(
             member.model, part.x_start, part.k_dynamic, everyone, near, seed, keep_stages=True
         )
         found = _values(problem, member, part, moved, changed, seed)
-        found |= {name: own for name in ("x_start", "steady_x") if name in values}
+        found |= own
         for name, value in found.items():
             rounding[name] = np.fmax(rounding[name], _apart(value, values[name]))
         for most, a, b in zip(ends_rounding, moved, ends, strict=True):
@@ -91,12 +93,12 @@ def replay(problem: GradientProblem, data: Scenarios, *, refined: bool = True) -
     return Replayed(values, rounding, ends, ends_rounding, solver)
 
 
-def starts(problem: GradientProblem, member: GradientProblem, data: Scenarios) -> np.ndarray:
-    """Returns the starts of the dynamics of a member, next to those of the reference, shape (scenario, state)."""
+def starts(problem: GradientProblem, model: Model, data: Scenarios) -> dict[str, np.ndarray]:
+    """Returns `x_start` and, where there is a steady state, `steady_x`, next to those of the reference."""
     if problem.steady is None:
-        return problem.initial.value(member.model, data.k_dynamic, data.x0)
-    assert data.conserved is not None
-    return problem.steady.reroot(member.model, data.x_start, data.k_steady, data.x0, data.conserved)
+        return {"x_start": problem.starts(model, data)}
+    rest = problem.at_rest(model, data)
+    return {"x_start": problem.onset.value(model, rest, data.k_dynamic), "steady_x": rest}
 
 
 def _values(

@@ -21,7 +21,7 @@ from retrograd.dynamics import SUCCESSFUL, Record, save_index
 from retrograd.plugins import Field, member
 from retrograd.replay import Linearised
 from retrograd.rosenbrock_replay import make_replayer
-from retrograd.starts import InitialState
+from retrograd.starts import InitialState, StartOfDynamics
 from retrograd.steady import SteadyProblem
 from retrograd.store import ragged
 from retrograd.weights import flatten, n_weights, unflatten
@@ -41,7 +41,9 @@ class Scenarios:
     steps: list[np.ndarray]  # ends of the accepted steps
     step_x: list[np.ndarray]
     ok: np.ndarray
-    conserved: np.ndarray | None  # (scenario, state, state), None with `start: initial_state`
+    # None with `start: initial_state`:
+    x_rest: np.ndarray | None  # steady states, (scenario, state)
+    conserved: np.ndarray | None  # (scenario, state, state)
 
     def only(self, rows: np.ndarray) -> Scenarios:
         """Returns all scenarios, with `ok` left to those of a mask."""
@@ -57,6 +59,7 @@ class Scenarios:
             [self.steps[r] for r in rows],
             [self.step_x[r] for r in rows],
             self.ok[rows],
+            None if self.x_rest is None else self.x_rest[rows],
             None if self.conserved is None else self.conserved[rows],
         )
 
@@ -91,11 +94,12 @@ class GradientProblem:
         self.methods = list(gradient["methods"])
         names = list(cls.parameters)
         wrt = set(gradient["wrt"])
+        estimated = [i for i, name in enumerate(names) if cls.estimated is None or name in cls.estimated]
         self.columns: list[tuple[str, int]] = []
         if "dynamic" in wrt:
-            self.columns += [("dynamic", i) for i in range(len(names))]
+            self.columns += [("dynamic", i) for i in estimated]
         if "steady" in wrt and steady is not None:
-            self.columns += [("steady", i) for i in range(len(names))]
+            self.columns += [("steady", i) for i in estimated]
         if "network" in wrt and self.weights:
             self.columns += [("network", i) for i in range(gradient["directions"])]
         self.labels = [f"network[{i}]" if kind == "network" else f"{names[i]}@{kind}" for kind, i in self.columns]
@@ -104,7 +108,7 @@ class GradientProblem:
         directions = rng.standard_normal((gradient["directions"], self.weights))
         norms = np.linalg.norm(directions, axis=1, keepdims=True)
         self.directions = directions / np.where(norms > 0, norms, 1)
-        self.initial = InitialState(cls)
+        self.initial, self.onset = InitialState(cls), StartOfDynamics(cls)
         # Time [s] that a method took for all scenarios at its last call, compilation left out, where it was taken.
         self.seconds: dict[str, float] = {}
         self._loss = self._make_loss()
@@ -154,11 +158,24 @@ class GradientProblem:
             more_k, more_w = self.initial.adjoint(self.model, data.k_dynamic, data.x0, gx)
             gk = gk + more_k
         else:
-            assert data.conserved is not None
-            gs, more_w = self.steady.adjoint(
-                self.model, data.x_start, data.k_steady, data.x0, data.conserved, gx, jitter
-            )
+            assert data.x_rest is not None and data.conserved is not None
+            if self.onset.given:
+                gx, more_k, more_w = self.onset.adjoint(self.model, data.x_rest, data.k_dynamic, gx, jitter)
+                gk, gw = gk + more_k, gw + more_w
+            at = (data.x_rest, data.k_steady, data.x0, data.conserved)
+            gs, more_w = self.steady.adjoint(self.model, *at, gx, jitter)
         return gk, gs, gw + more_w
+
+    def at_rest(self, model: Model, data: Scenarios) -> np.ndarray:
+        """Returns the steady states next to those of `data`, under its parameters, shape (scenario, state)."""
+        assert self.steady is not None and data.x_rest is not None and data.conserved is not None
+        return self.steady.reroot(model, data.x_rest, data.k_steady, data.x0, data.conserved)
+
+    def starts(self, model: Model, data: Scenarios) -> np.ndarray:
+        """Returns the starts of the dynamics under the parameters of `data`, shape (scenario, state)."""
+        if self.steady is None:
+            return self.initial.value(model, data.k_dynamic, data.x0)
+        return self.onset.value(model, self.at_rest(model, data), data.k_dynamic)
 
     def replay(self, data: Scenarios) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         """Returns loss, deviation and gradients by the discrete adjoint, and the stages for the check.
@@ -213,9 +230,10 @@ class GradientProblem:
         if self.steady is None:
             dx = self.initial.tangent(self.model, data.k_dynamic, data.x0, dk, dw)
         else:
-            assert data.conserved is not None
-            at = (data.x_start, data.k_steady, data.x0, data.conserved)
+            assert data.x_rest is not None and data.conserved is not None
+            at = (data.x_rest, data.k_steady, data.x0, data.conserved)
             dx = self.steady.tangent(self.model, *at, steady, dw, jitter)
+            dx = self.onset.tangent(self.model, data.x_rest, data.k_dynamic, dx, dk, dw, jitter)
         ends = self.replayer.tangent(self.model, data.k_dynamic, data.steps, stages, dx, dk, dw, jitter)
         rows = np.zeros((total, len(self.columns), len(self.times), self.n))
         for i, steps in enumerate(data.steps):
@@ -282,7 +300,7 @@ class GradientProblem:
     def differences(
         self,
         data: Scenarios,
-        loss: np.ndarray,
+        replayed: Mapping[str, np.ndarray],
         stages: list[np.ndarray],
         done: Callable[[int], object] = lambda count: None,
     ) -> dict[str, np.ndarray]:
@@ -291,30 +309,36 @@ class GradientProblem:
         The sweep is `fd_sweep`, `fd_sweep_width` (scenario, wrt, width). `done` is called after each width, with the
         number of scenarios that were replayed.
 
+        - `replayed`, `stages`: as `replay` returned them.
+
         Every function value is a replay on the recorded steps, its stages solved to rounding from the recorded
         ones, with the steady state solved anew from the recorded one.
         """
         out: dict[str, np.ndarray] = {}
+        loss, slopes = replayed["loss"], self.columns_of(replayed)
         for rows in self.replayer.portions(data.steps):
-            part = self._differences(data.take(rows), loss[rows], [stages[i] for i in rows], done)
+            part = self._differences(data.take(rows), loss[rows], slopes[rows], [stages[i] for i in rows], done)
             for name, value in part.items():
                 out.setdefault(name, np.empty((len(loss), *value.shape[1:]), value.dtype))[rows] = value
         return out
 
-    def _differences(self, data, loss, stages, done) -> dict[str, np.ndarray]:
+    def _differences(self, data, loss, slopes, stages, done) -> dict[str, np.ndarray]:
         near = self.replayer.linearise(self.model, data.k_dynamic, data.steps, stages)
         scale = self.scales(data)
         noise = self._noise(data, loss, near)
         found = self._sweep(data, loss, near, noise, widths(scale, self.dtype), done=done)
         # Where the function bends within the narrowest width, as a limit cycle does whose steps are frozen, further
-        # sweeps go on from there. Only their narrowest pair is free of bends, if any is.
+        # sweeps go on from there. Only their narrowest pair is free of bends, if any is. The same where the derivative
+        # is another one: many small kinks, of a relu that stages pass one by one, look like a smooth function.
         for start in FURTHER:
             narrower = widths(scale, self.dtype, start)
             with np.errstate(all="ignore"):
                 most = largest(found["fd"], scale) / scale
                 eps = float(np.finfo(self.dtype).eps)
                 hopeless = eps * np.abs(loss)[:, None] / narrower[:, :, -1] > found["fd_error"]
-                open_ = coarse(found["fd_error"], np.abs(found["fd"]), most, self.dtype) & ~hopeless & ~found["kink"]
+                wide = coarse(found["fd_error"], np.abs(found["fd"]), most, self.dtype)
+                wide |= np.abs(found["fd"] - slopes) > found["fd_error"]
+                open_ = wide & ~hopeless & ~found["kink"]
             rows = np.flatnonzero(np.any(open_, axis=1))
             if not len(rows):
                 break
@@ -386,10 +410,7 @@ class GradientProblem:
             model = unflatten(self.model, jnp.asarray(flat, self.dtype))
         else:
             (k if kind == "dynamic" else ks)[:, i] += by
-        if self.steady is None:
-            return self.initial.value(model, k, data.x0), k, flat
-        assert data.conserved is not None
-        return self.steady.reroot(model, data.x_start, ks, data.x0, data.conserved), k, flat
+        return self.starts(model, replace(data, k_dynamic=k, k_steady=ks)), k, flat
 
     def _values(
         self,
@@ -432,21 +453,23 @@ class GradientProblem:
         # then the steady ones.
         total = len(data.steps)
         rows = np.tile(np.arange(total), 2 * len(to))
-        k, x = data.k_dynamic[rows], data.x_start[rows]
+        k = data.k_dynamic[rows]
         split = 2 * total * len(dynamic)
         each = k.reshape(len(to), 2, total, -1)
         for c, (_, i) in enumerate(dynamic):
             each[c, :, :, i] = to[c]
-        if dynamic and self.steady is None:
-            x[:split] = self.initial.value(self.model, k[:split], data.x0[rows[:split]])
-        if steady:
-            assert self.steady is not None and data.conserved is not None
-            late = rows[split:]
-            ks = data.k_steady[late]
-            each = ks.reshape(len(steady), 2, total, -1)
-            for c, (_, i) in enumerate(steady):
-                each[c, :, :, i] = to[len(dynamic) + c]
-            x[split:] = self.steady.reroot(self.model, x[split:], ks, data.x0[late], data.conserved[late])
+        if self.steady is None:
+            x = self.initial.value(self.model, k, data.x0[rows])
+        else:
+            assert data.x_rest is not None
+            rest = data.x_rest[rows]
+            if steady:
+                late = data.take(rows[split:])
+                each = late.k_steady.reshape(len(steady), 2, total, -1)
+                for c, (_, i) in enumerate(steady):
+                    each[c, :, :, i] = to[len(dynamic) + c]
+                rest[split:] = self.at_rest(self.model, late)
+            x = self.onset.value(self.model, rest, k)
         ends, _ = self.replayer.perturbed(self.model, x, k, rows, near)
         return self._losses(data, ends, rows, self.model, x, k).reshape(to.shape)
 
@@ -458,12 +481,7 @@ class GradientProblem:
             flat + s * w * self.directions[i] for i, w in zip(directions, widths, strict=True) for s in (1.0, -1.0)
         ]
         models = [unflatten(self.model, jnp.asarray(p, self.dtype)) for p in weights]
-        if self.steady is None:
-            starts = [self.initial.value(m, data.k_dynamic, data.x0) for m in models]
-        else:
-            assert data.conserved is not None
-            at = (data.x_start, data.k_steady, data.x0, data.conserved)
-            starts = [self.steady.reroot(m, *at) for m in models]
+        starts = [self.starts(m, data) for m in models]
         rows, of = np.tile(np.arange(total), len(models)), np.repeat(np.arange(len(models)), total)
         ends, _ = self.replayer.perturbed(
             self.model, np.concatenate(starts), data.k_dynamic[rows], rows, near, weights=np.stack(weights), of=of
@@ -502,12 +520,16 @@ def load_records(dynamics: xr.Dataset) -> list[Record]:
 
 
 def from_records(
-    chunk: Chunk, x_start: np.ndarray, records: Sequence[Record], conserved: np.ndarray | None
+    chunk: Chunk,
+    x_start: np.ndarray,
+    records: Sequence[Record],
+    x_rest: np.ndarray | None,
+    conserved: np.ndarray | None,
 ) -> Scenarios:
     """Returns a chunk's scenarios with their recorded steps.
 
     - `x_start`: shape (scenario, state).
-    - `conserved`: as `conserved_basis` in `steady_state.nc`; None with `start: initial_state`.
+    - `x_rest`, `conserved`: as `x` and `conserved_basis` in `steady_state.nc`; None with `start: initial_state`.
     """
     return Scenarios(
         k_dynamic=chunk.k_dynamic,
@@ -517,5 +539,6 @@ def from_records(
         steps=[r.step_time for r in records],
         step_x=[r.step_x for r in records],
         ok=np.array([r.status == SUCCESSFUL for r in records]),
+        x_rest=x_rest,
         conserved=conserved,
     )

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from retrograd.errors import RetrogradError
 from retrograd.factors import MOST_CELLS, MOST_SHARED, cells, level_changes, settings_of, sharing
-from retrograd.imported import complete_scenarios, import_model
+from retrograd.imported import ImportedProblem, complete_scenarios, import_model, source_digest, source_files
 from retrograd.messages import ConfigError, capped, guess, one_of, show, step
 from retrograd.optional import WEIGHT_SUFFIXES
 from retrograd.plugin_source import Plugin, look_at_plugin
@@ -119,7 +119,7 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
     is checked as far as the others allow, so that one run tells all.
     """
     raw = {key: value for key, value in config.items() if key not in ARGUMENTS}
-    raw, problems = _with_plugin(raw)
+    raw, problems, imported = _with_plugin(raw)
     if problems:
         raise ConfigError(problems)
     study: Study | None = None
@@ -152,6 +152,8 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
         except ConfigError as error:
             problems += error.problems
     problems += _check_start(plugin, start, table)
+    if study is not None and imported is not None:
+        problems += _check_problem(study, imported)
     if study is not None:
         study, lines = _with_cells(study, built_in, plugin)
         problems += lines
@@ -165,48 +167,70 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
     return study
 
 
-def _with_plugin(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _with_plugin(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str], ImportedProblem | None]:
     """Returns the config with a plug-in in the place of a model in another format, and a table that fits it.
+
+    Then the problems with it, and what was imported beside a model.
 
     What is made lies below `.snakemake`, in a folder by the content of model and table: jobs that parse the Snakefile
     anew find it there.
     """
     kinds = [kind for kind in IMPORTED if _sub(raw, "model", kind) is not None]
     if not kinds:
-        return raw, []
+        return raw, [], None
     kind, model = kinds[0], raw["model"]
     path, table = model[kind], raw.get("scenarios")
-    if len(kinds) == 1 and _is_made_of(model.get("plugin"), path):
+    if len(kinds) == 1 and _is_made_of(model.get("plugin"), kind, path):
         # As archives have it: whoever computes the study anew needs no reader of that format.
-        return raw, []
+        return raw, [], None
     beside = [key for key in ("plugin", "class", "weights", *kinds[1:]) if model.get(key) is not None]
     if beside:
-        return raw, [f"model: found {', '.join(beside)} beside {kind}, wanted {kind} alone, of which a plug-in is made"]
+        told = f"model: found {', '.join(beside)} beside {kind}, wanted {kind} alone, of which a plug-in is made"
+        return raw, [told], None
     problems = [] if is_path(path) else [f"model.{kind}: found {show(path)}, wanted a path"]
     problems += _check_file(f"model.{kind}", path, IMPORTED[kind], "a model file")
     problems += _check_file("scenarios", table, (), "a TSV file of scenarios")
     if problems or not (table is None or is_path(table)):
-        return raw, problems
-    content = [file_digest(file) for file in (path, table) if file is not None]
-    folder = MADE / text_digest(canonical([kind, Path(path).name, *content]))[:16]
+        return raw, problems, None
     try:
+        read = [*source_files(kind, path), *([] if table is None else [Path(table)])]
+        folder = MADE / text_digest(canonical([kind, Path(path).name, *map(file_digest, read)]))[:16]
         made = import_model(kind, path, folder)
         completed = complete_scenarios(made, table, folder)
     except ConfigError as error:
-        return raw, list(error.problems)
+        return raw, list(error.problems), None
     except RetrogradError as error:
-        return raw, [f"model.{kind}: {error}".replace("\n", "\n  ")]
-    return raw | {
-        "model": {**model, "plugin": str(made.plugin), "class": made.class_name},
-        "scenarios": str(completed),
-    }, []
+        return raw, [f"model.{kind}: {error}".replace("\n", "\n  ")], None
+    model = {**model, "plugin": str(made.plugin), "class": made.class_name}
+    if made.weights is not None:
+        model["weights"] = str(made.weights)
+    given: dict[str, Any] = {}
+    if made.problem is not None:
+        given = {"start": made.problem.start, "save_times": made.problem.save_times, "variants": ["precise"]}
+    return given | raw | {"model": model, "scenarios": str(completed)}, [], made.problem
 
 
-def _is_made_of(plugin: Any, path: Any) -> bool:
+def _check_problem(study: Study, problem: ImportedProblem) -> list[str]:
+    """Returns what does not fit in a study of a problem with measurements."""
+    problems = []
+    if study.start != problem.start:
+        told = "has a" if problem.start == "steady_state" else "has no"
+        problems.append(
+            f"start: found {study.start!r}, wanted {problem.start} or nothing: the problem {told} steady state before "
+            "its experiments"
+        )
+    missing = [time for time in problem.times if time not in study.times()]
+    if missing:
+        told = ", ".join(f"{time:g}" for time in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        problems.append(f"save_times: found no {told}, wanted all times of measurements, or nothing")
+    return problems
+
+
+def _is_made_of(plugin: Any, kind: str, path: Any) -> bool:
     """Returns whether a plug-in says that it was made of a file."""
     try:
-        return file_digest(path) in Path(plugin).read_text(encoding="utf-8")
-    except (OSError, TypeError, ValueError):
+        return source_digest(kind, path) in Path(plugin).read_text(encoding="utf-8")
+    except (OSError, TypeError, ValueError, RetrogradError):
         return False
 
 

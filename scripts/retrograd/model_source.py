@@ -285,7 +285,11 @@ def is_dangerous(expr: sp.Basic) -> bool:
 
 # -- the plug-in ----------------------------------------------------------------------------------------
 
-_RESERVED = {"self", "t", "x", "k", "jax", "jnp", "Model", "annotations", "dict"}
+_RESERVED = {
+    *("self", "t", "x", "k", "jax", "jnp", "Model", "annotations", "dict"),
+    # Of problems in PEtab.
+    *("eqx", "held", "layers", "likelihood", "noise", "times", "value"),
+}
 
 
 def local_names(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
@@ -328,10 +332,12 @@ def plugin_source(
 
     Raises RetrogradError for what a plug-in cannot say.
     """
-    return _Plugin(model, class_name, source, digest, functions or {}).text()
+    return PluginWriter(model, class_name, source, digest, functions or {}).text()
 
 
-class _Plugin:
+class PluginWriter:
+    """Writes a model as a plug-in; arguments as those of `plugin_source`."""
+
     def __init__(
         self, model: Symbolic, class_name: str, source: str, digest: str, functions: Mapping[str, str]
     ) -> None:
@@ -373,36 +379,57 @@ class _Plugin:
             raise RetrogradError("\n  ".join([f"{what}: cannot be written as a plug-in:", *problems]))
 
     def text(self) -> str:
+        """Returns the whole file."""
         model = self.model
         origin = f" from {self.source}" if self.source else ""
         digest = f"\n\nsha256 of that file: {self.digest}" if self.digest else ""
-        parts = [
-            f'"""The model {_plain_text(model.name)}: written by Retrograd{_plain_text(origin)}. '
+        head = (
+            f'"""The model {plain_text(model.name)}: written by Retrograd{plain_text(origin)}. '
             f'Do not edit: import it anew.{digest}\n"""'
             if digest
-            else f'"""The model {_plain_text(model.name)}: written by Retrograd{_plain_text(origin)}. Do not edit."""',
+            else f'"""The model {plain_text(model.name)}: written by Retrograd{plain_text(origin)}. Do not edit."""'
+        )
+        own = [f'class {self.class_name}(Model):\n    """{plain_text(model.name)}."""', "\n".join(self.attributes())]
+        body = "\n\n".join([*own, *map("\n".join, self.methods())])
+        return "\n\n".join([head, *self.imports()]) + "\n\n\n" + "\n\n\n".join([*self.definitions(), body]) + "\n"
+
+    def imports(self) -> list[str]:
+        """Returns the file's imports, each group a text."""
+        return [
             "from __future__ import annotations",
             "import jax\nimport jax.numpy as jnp",
             "from retrograd.api import Model",
         ]
-        body = [
-            f'class {self.class_name}(Model):\n    """{_plain_text(model.name)}."""',
-            "\n".join(
-                [
-                    *_mapping("states", model.states),
-                    *_mapping("parameters", model.parameters),
-                    f"    time_unit = {_quoted(model.time_unit)}",
-                    "    # Formulas have one form; both names make every built-in variant applicable.",
-                    '    formulations = {"naive": "vector_field", "stable": "vector_field"}',
-                ]
-            ),
-            "\n".join(self._vector_field()),
-            "\n".join(self._initial_state()),
-            "\n".join(self._initial_guess()),
+
+    def definitions(self) -> list[str]:
+        """Returns what stands in front of the class, each definition a text."""
+        return []
+
+    def attributes(self) -> list[str]:
+        """Returns the lines of the class's attributes."""
+        return [
+            *mapping_lines("states", self.model.states),
+            *mapping_lines("parameters", self.model.parameters),
+            f"    time_unit = {quoted(self.model.time_unit)}",
+            "    # Formulas have one form; both names make every built-in variant applicable.",
+            '    formulations = {"naive": "vector_field", "stable": "vector_field"}',
         ]
-        if model.invariants:
-            body.append("\n".join(self._invariants()))
-        return "\n\n".join(parts) + "\n\n\n" + "\n\n".join(body) + "\n"
+
+    def methods(self) -> list[list[str]]:
+        """Returns the lines of each method."""
+        methods = [self._vector_field(), self._initial_state(), self._initial_guess()]
+        return [*methods, self._invariants()] if self.model.invariants else methods
+
+    def rates(self, ends: Sequence[str]) -> list[str]:
+        """Returns the lines that end the vector field.
+
+        - `ends`: the variables of the rates.
+        """
+        return stack_lines(ends)
+
+    def totals(self, texts: Sequence[str]) -> list[str]:
+        """Returns the lines that end the conserved quantities, whose formulas are given as Python."""
+        return stack_lines(texts)
 
     def write(self, expr: sp.Basic) -> str:
         return python_of(expr, self.names, self.functions)
@@ -418,7 +445,7 @@ class _Plugin:
             text = f"jnp.asarray({text})"
         return f"        {self.names[name]} = {text}"
 
-    def _needed(self, exprs: Iterable[sp.Basic]) -> set[str]:
+    def needed(self, exprs: Iterable[sp.Basic]) -> set[str]:
         """Returns the names that formulas use, directly or through derived constants and expressions."""
         found: set[str] = set()
         todo = sorted(set().union(*map(names_in, exprs)))
@@ -452,15 +479,15 @@ class _Plugin:
         expressions = {name: self._careful(expr) for name, expr in model.expressions.items()}
         rates = {name: self._careful(expr) for name, expr in model.rates.items()}
         self.used |= {name: names_in(expr) for name, expr in expressions.items()}
-        needed = self._needed(rates.values())
+        needed = self.needed(rates.values())
         lines = [
             "    def vector_field(self, t: jax.Array, x: jax.Array, k: dict[str, jax.Array]) -> jax.Array:",
             '        """Returns dx/dt, shape (state,), in the states\' units per time unit.',
             "",
             "        - `t`: time. `x`: state, shape (state,). `k`: parameters, scalars.",
             '        """',
-            *_unpack([names[s] for s in model.states], "x"),
-            *self._parameters(needed),
+            *unpack_lines([names[s] for s in model.states], "x"),
+            *self.parameter_lines(needed),
         ]
         formulas = {**self.derived, **expressions}
         lines += [self.assign(name, expr, needed) for name, expr in formulas.items() if name in needed]
@@ -472,7 +499,7 @@ class _Plugin:
             except RetrogradError as error:
                 raise RetrogradError(f"{self.source or self.model.name}: rate of {state}: {error}") from error
             ends.append(variable)
-        return [*lines, *_stack(ends)]
+        return [*lines, *self.rates(ends)]
 
     def _initial_state(self) -> list[str]:
         model, names = self.model, self.names
@@ -491,10 +518,10 @@ class _Plugin:
             "",
             "        - `k`: parameters, scalars.",
             '        """',
-            *self._parameters(needed),
+            *self.parameter_lines(needed),
         ]
         lines += [self.assign(name, expr, used) for name, expr in formulas.items()]
-        return [*lines, *_stack([names[s] for s in model.states])]
+        return [*lines, *stack_lines([names[s] for s in model.states])]
 
     def _initial_guess(self) -> list[str]:
         return [
@@ -506,48 +533,50 @@ class _Plugin:
     def _invariants(self) -> list[str]:
         names = self.names
         totals = [sp.Add(*(w * symbol(state) for state, w in v.items())) for v in self.model.invariants]
-        needed = self._needed(totals)
+        needed = self.needed(totals)
         lines = [
             "    def invariants(self, x: jax.Array, k: dict[str, jax.Array]) -> jax.Array:",
             '        """Returns the amounts that no reaction changes, shape (invariant,).',
             "",
             "        - `x`: state, shape (state,). `k`: parameters, scalars.",
             '        """',
-            *_unpack([names[s] for s in self.model.states], "x"),
-            *self._parameters(needed),
+            *unpack_lines([names[s] for s in self.model.states], "x"),
+            *self.parameter_lines(needed),
         ]
         # A rule may give a compartment a size that does not change.
         formulas = {**self.derived, **self.model.expressions}
         lines += [self.assign(name, expr, needed) for name, expr in formulas.items() if name in needed]
-        return [*lines, *_stack([self.write(total) for total in totals])]
+        return [*lines, *self.totals([self.write(total) for total in totals])]
 
-    def _parameters(self, needed: set[str]) -> list[str]:
-        return [f"        {self.names[name]} = k[{_quoted(name)}]" for name in self.model.parameters if name in needed]
+    def parameter_lines(self, needed: set[str]) -> list[str]:
+        return [f"        {self.names[name]} = k[{quoted(name)}]" for name in self.model.parameters if name in needed]
 
 
-def _plain_text(text: str) -> str:
+def plain_text(text: str) -> str:
+    """Returns a text that can stand in a docstring."""
     return text.replace("\\", "/").replace('"', "'").replace("\n", " ")
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     quoted = repr(text)
     return f'"{quoted[1:-1]}"' if quoted[0] == "'" and '"' not in quoted else quoted
 
 
-def _mapping(name: str, items: Mapping[str, str]) -> list[str]:
+def mapping_lines(name: str, items: Mapping[str, str]) -> list[str]:
     if not items:
         return [f"    {name} = {{}}"]
-    return [f"    {name} = {{", *(f"        {_quoted(a)}: {_quoted(b)}," for a, b in items.items()), "    }"]
+    return [f"    {name} = {{", *(f"        {quoted(a)}: {quoted(b)}," for a, b in items.items()), "    }"]
 
 
-def _unpack(variables: Sequence[str], source: str) -> list[str]:
+def unpack_lines(variables: Sequence[str], source: str) -> list[str]:
     line = f"        {', '.join(variables)}{',' if len(variables) == 1 else ''} = {source}"
     if len(line) <= WIDTH:
         return [line]
     return ["        (", *(f"            {v}," for v in variables), f"        ) = {source}"]
 
 
-def _stack(items: Sequence[str]) -> list[str]:
+def stack_lines(items: Sequence[str]) -> list[str]:
+    """Returns lines that return an array of these texts."""
     line = f"        return jnp.stack([{', '.join(items)}])"
     if len(line) <= WIDTH:
         return [line]

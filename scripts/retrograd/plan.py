@@ -18,6 +18,7 @@ import yaml
 from retrograd.archive import bad_names
 from retrograd.arguments import asked_for, headline
 from retrograd.errors import RetrogradError
+from retrograd.imported import source_files
 from retrograd.loading import MADE, load_study
 from retrograd.packing import OWN, beside, source
 from retrograd.provenance import canonical, code_digest, file_digest, text_digest
@@ -237,7 +238,11 @@ class Plan:
         model = self.study.model
         files = {"plugin": model.plugin, "weights": model.weights, "scenarios": self.study.scenarios}
         files |= {kind: getattr(model, kind) for kind in IMPORTED}
-        return {role: file for role, file in files.items() if file is not None}
+        files = {role: file for role, file in files.items() if file is not None}
+        for kind in IMPORTED & files.keys():
+            first, *others = source_files(kind, files[kind])
+            files |= {f"{kind}/{os.path.relpath(file, first.parent)}": str(file) for file in others}
+        return files
 
     def given(self) -> dict[str, tuple[str, str]]:
         """Returns what the study is given: role -> its file, and the file's name in an archive.
@@ -252,7 +257,13 @@ class Plan:
             suffix = ".tsv" if role == "scenarios" else Path(file).suffix
             made = here.startswith(f"{MADE.as_posix()}/")
             options = (*([] if made else [here]), f"study/{here.rpartition('/')[2]}", f"study/{role}{suffix}")
-            name = next(n for n in options if n not in dict(bad_names([*taken, n])))
+            kind, _, beside = role.partition("/")
+            if beside:
+                # What a file names by a path relative to itself has to stay there.
+                options = (os.path.normpath(f"{os.path.dirname(out[kind][1])}/{beside}").replace(os.sep, "/"),)
+            name = next((n for n in options if n not in dict(bad_names([*taken, n]))), None)
+            if name is None:
+                raise RetrogradError(f"{file}: found no name for it in an archive, wanted a file below its problem's")
             taken.append(name)
             out[role] = file, name
         return out

@@ -133,6 +133,7 @@ class _ClassReader:
                     f"found the parameter {name!r}, wanted a name that can head a column: "
                     "not `scenario`, no @, no x0: in front"
                 )
+        self._check_estimated(parameters)
         self._check_methods()
         # Bases in other files may have the method.
         has_initial_state = self._has("initial_state") or (False if self.complete else None)
@@ -152,7 +153,7 @@ class _ClassReader:
                 return not (isinstance(values[-1], ast.Dict) and not values[-1].keys)
         return False
 
-    def _literal(self, name: str, default: dict[str, str]) -> Any:
+    def _literal(self, name: str, default: dict[str, str] | None) -> Any:
         """Returns the literal that a class attribute is bound to, or its default; None for no literal."""
         # `Model.parameters["k9"] = ...` after the class: no longer what the body says.
         if any(isinstance(node, ast.Attribute) and node.attr == name for node in _top_level(self.tree)):
@@ -179,6 +180,17 @@ class _ClassReader:
             return tuple(value)
         self._complain(f"found {name} = {show(value)}, wanted a dict of text to text")
         return None
+
+    def _check_estimated(self, parameters: tuple[str, ...] | None) -> None:
+        estimated = self._literal("estimated", None)
+        if estimated is None:
+            return
+        if not isinstance(estimated, tuple) or not all(isinstance(name, str) for name in estimated):
+            self._complain(f"found estimated = {show(estimated)}, wanted None or a tuple of parameters")
+        elif parameters is not None:
+            for name in estimated:
+                if name not in parameters:
+                    self._complain(f"found {name!r} in estimated, wanted a parameter: {one_of(name, parameters)}")
 
     def _check_methods(self) -> None:
         formulations = self._literal("formulations", _DEFAULT_FORMULATIONS)

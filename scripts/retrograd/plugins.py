@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from retrograd.api import Model
 from retrograd.errors import RetrogradError
+from retrograd.messages import one_of
 from retrograd.provenance import file_digest
 
 
@@ -71,6 +72,15 @@ def _check_declarations(cls: type[Model], where: str) -> None:
     # A lone text would freeze what its letters name.
     if not isinstance(cls.frozen, tuple) or not all(isinstance(path, str) and path for path in cls.frozen):
         problems.append(f"frozen is {cls.frozen!r}, wanted a tuple of paths such as ('network.layers[0]',)")
+    if cls.estimated is not None:
+        if not isinstance(cls.estimated, tuple) or not all(isinstance(name, str) for name in cls.estimated):
+            problems.append(f"estimated is {cls.estimated!r}, wanted None or a tuple of parameters such as ('k1',)")
+        elif isinstance(cls.parameters, Mapping):
+            problems.extend(
+                f"estimated names {name!r}, wanted a parameter: {one_of(name, list(cls.parameters))}"
+                for name in cls.estimated
+                if name not in cls.parameters
+            )
     problems += _measurement_problems(cls)
     if problems:
         raise RetrogradError(f"{where}: " + "; ".join(problems) + ".")

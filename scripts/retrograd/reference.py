@@ -48,6 +48,7 @@ class Reference:
         self._rates = jax.jit(rates)
         self._jacobian = jax.jit(jax.jacfwd(lambda x, t, k: problem.field(problem.model, t, x, k)))
         self._start = eqx.filter_jit(self._start_one)
+        self._onset: Any = eqx.filter_jit(problem.onset.with_tangent)
         self._loss = eqx.filter_jit(problem.loss_tangent)
 
     def _start_one(self, k, x0, dk, dw):
@@ -76,9 +77,12 @@ class Reference:
         y = np.concatenate([np.asarray(x), np.asarray(s).reshape(-1)])
         if self.problem.steady is not None:
             rest = self._to_rest(y, k, rtol)
-            if rest is None or not np.allclose(rest[: self.n], data.x_start[i], rtol=1e-5, atol=1e-7):
+            assert data.x_rest is not None
+            if rest is None or not np.allclose(rest[: self.n], data.x_rest[i], rtol=1e-5, atol=1e-7):
                 return nothing
-            y = rest
+            x, s = rest[: self.n], rest[self.n :].reshape(-1, self.n)
+            x, s = self._onset(self.problem.model, x, data.k_dynamic[i], s, self.dk["dynamic"], self.dw)
+            y = np.concatenate([x, s.reshape(-1)])
         return self._onward(y, data.k_dynamic[i], rtol)[1]
 
     def from_given(self, x: np.ndarray, k: np.ndarray, rtol: float) -> tuple[np.ndarray, np.ndarray]:

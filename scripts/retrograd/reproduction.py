@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from retrograd.archive import CONFIG
+from retrograd.imported import source_files
 from retrograd.job import ONE_THREAD
 from retrograd.packing import attributes, other_source
 from retrograd.study import IMPORTED
@@ -59,7 +61,10 @@ def prepared(archived: Path, archive: Path, digest: str) -> Path:
         shutil.rmtree(folder)
     model = study["model"]
     given = [CONFIG, "config/variants.yaml", model["plugin"], study["scenarios"]]
-    given += [model.get(role) for role in ("weights", *IMPORTED)]
+    given.append(model.get("weights"))
+    for kind in IMPORTED:
+        if model.get(kind):
+            given += [os.path.relpath(file, archived) for file in source_files(kind, archived / model[kind])]
     for name in filter(None, given):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -301,6 +301,7 @@ def references(cls: Any, model: Any, options: Mapping[str, Any], x: np.ndarray, 
         steps=[np.zeros(0)] * total,
         step_x=[np.zeros((0, problem.n))] * total,
         ok=np.ones(total, bool),
+        x_rest=None,
         conserved=None,
     )
     rows = np.full((total, len(problem.times), problem.n), np.nan)

@@ -1,4 +1,4 @@
-"""The start of the dynamics with `start: initial_state`, and how a gradient passes through it."""
+"""The start of the dynamics, from parameters or from a steady state, and how a gradient passes through it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from retrograd.api import Model
 from retrograd.batches import batched, float_type
+from retrograd.linalg import jitter
 from retrograd.plugins import member
 from retrograd.weights import flatten, unflatten
 
@@ -68,6 +69,84 @@ class InitialState:
         tangent: Any = self._jvp
         call = lambda model, *rows: tangent(model, *rows, *directions)
         return batched(call, model, k, x0)
+
+
+class StartOfDynamics:
+    """`Model.start_of_dynamics(x, k)`; without one of the model's own, values and tangents pass as they are."""
+
+    def __init__(self, cls: type[Model]) -> None:
+        self.given = cls.start_of_dynamics is not Model.start_of_dynamics
+        self.n = len(cls.states)
+        self._method = member(cls, "start_of_dynamics", (self.n,))
+        self._value = eqx.filter_jit(jax.vmap(self._method, in_axes=(None, 0, 0)))
+        self._jvp = eqx.filter_jit(jax.vmap(self.with_tangent, in_axes=(None, 0, 0, 0, None, None)))
+        self._vjp = eqx.filter_jit(jax.vmap(self._adjoint_one, in_axes=(None, 0, 0, 0)))
+
+    def _adjoint_one(
+        self, model: Model, x: jax.Array, k: jax.Array, lam: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        weights, static = eqx.partition(model, eqx.is_inexact_array)
+
+        def paired(weights: Any, x: jax.Array, k: jax.Array) -> jax.Array:
+            return jnp.dot(lam, self._method(eqx.combine(weights, static), x, k))
+
+        gm, gx, gk = jax.grad(paired, argnums=(0, 1, 2))(weights, x, k)
+        return gx, gk, flatten(gm).astype(k.dtype)
+
+    def with_tangent(
+        self, model: Model, x: jax.Array, k: jax.Array, dx: jax.Array, dk: jax.Array, dweights: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns one scenario's start and its derivatives, (state,) and (direction, state): traceable.
+
+        - `x`, `dx`: the steady state and its derivatives, likewise.
+        """
+        if not self.given:
+            return x, dx
+        moved = lambda w, x, k: self._method(unflatten(model, w), x, k)
+        at = (flatten(model).astype(k.dtype), x, k)
+        return moved(*at), jax.vmap(lambda *d: jax.jvp(moved, at, d)[1])(dweights, dx, dk)
+
+    def value(self, model: Model, x: np.ndarray, k: np.ndarray) -> np.ndarray:
+        """Returns the starts, shape (scenario, state); NaN where `x` is not finite.
+
+        - `x`, `k`: shape (scenario, state) and (scenario, parameter).
+        """
+        if not self.given:
+            return x
+        # A model that sets every state anew has a start even without a steady state.
+        return np.where(np.all(np.isfinite(x), axis=1, keepdims=True), batched(self._value, model, x, k), np.nan)
+
+    def adjoint(
+        self, model: Model, x: np.ndarray, k: np.ndarray, lam: np.ndarray, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns lam . ds/dx (scenario, state), lam . ds/dk (scenario, parameter) and lam . ds/dp (scenario, weight).
+
+        - `seed`: 0, or that of changes of the size of rounding (`linalg.jitter`).
+        """
+        return batched(self._vjp, model, x * (1 + jitter((self.n,), float_type(), seed)), k, lam)
+
+    def tangent(
+        self,
+        model: Model,
+        x: np.ndarray,
+        k: np.ndarray,
+        dx: np.ndarray,
+        dk: np.ndarray,
+        dweights: np.ndarray,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Returns the derivatives of the starts, shape (scenario, direction, state).
+
+        - `dx`: those of the steady states, likewise.
+        - `dk`, `dweights`: shape (direction, parameter) and (direction, weight).
+        - `seed`: as in `adjoint`.
+        """
+        if not self.given:
+            return dx
+        directions = jnp.asarray(dk, float_type()), jnp.asarray(dweights, float_type())
+        tangent: Any = self._jvp
+        call = lambda model, *rows: tangent(model, *rows, *directions)[1]
+        return batched(call, model, x * (1 + jitter((self.n,), float_type(), seed)), k, dx)
 
 
 def initial_states(cls: type[Model], model: Model, k: np.ndarray, x0: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ from retrograd.settings import (
 # Keys that `snakemake --config` puts beside the study: arguments of single commands, no part of it.
 ARGUMENTS = ("archive", "reference", "scenario", "variant", "trust_plugin")
 # Kinds of files that a plug-in is made of, by their key in `model`, and how their names end.
-IMPORTED = {"sbml": (".xml", ".sbml"), "antimony": (".ant", ".txt")}
+IMPORTED = {"sbml": (".xml", ".sbml"), "antimony": (".ant", ".txt"), "petab": (".yaml", ".yml")}
 # Keys of a study that its results and its report do not depend on.
 BESIDE = ("benchmark", "publication")
 STAGES = ("steady_state", "dynamics", "gradients")
@@ -66,8 +66,8 @@ class ModelFile(Part):
     """Where the model comes from."""
 
     plugin: FilePath = Field(
-        description="the plug-in, a Python file; trusted code; relative to the working directory; or sbml or antimony "
-        "in the place of plugin and class"
+        description="the plug-in, a Python file; trusted code; relative to the working directory; or sbml, antimony or "
+        "petab in the place of plugin and class"
     )
     class_: Text = Field(alias="class", description="name of the model class in the plug-in")
     sbml: FilePath | None = Field(
@@ -75,6 +75,11 @@ class ModelFile(Part):
     )
     antimony: FilePath | None = Field(
         default=None, description="a model in Antimony (.ant, .txt), of which a plug-in is made; needs the extra petab"
+    )
+    petab: FilePath | None = Field(
+        default=None,
+        description="a problem in PEtab, version 1 or 2, with networks or without (.yaml), of which a plug-in, "
+        "its weights, scenarios, start and save_times are made; needs the extra petab",
     )
     weights: FilePath | None = Field(
         default=None,

@@ -41,5 +41,5 @@ def derivatives(name: str, problem: GradientProblem, data: Scenarios) -> np.ndar
     if name == "forward":
         return problem.tangents(data, stages, found["rows"])
     if name == "fd":
-        return problem.differences(data, found["loss"], stages)["fd"]
+        return problem.differences(data, found, stages)["fd"]
     return problem.columns_of(found)

@@ -23,8 +23,8 @@ from retrograd.nonfinite import first_nonfinite
 from retrograd.peers import checkpoint
 from retrograd.plugins import Field, member
 from retrograd.schema import DYNAMICS_STATUS, STEADY_METHOD, STEADY_STATUS
-from retrograd.starts import initial_states
-from retrograd.steady import SteadyProblem
+from retrograd.starts import StartOfDynamics, initial_states
+from retrograd.steady import Steady, SteadyProblem
 from retrograd.trace import Diagnosis, Finding, Run, solve, walk_back
 
 WIDTH = 110
@@ -57,7 +57,7 @@ def trace(
     page = _Page(list(cls.states), cls.time_unit)
     field = field_of(cls, options)
     page.header(cls, chunk, options, study, variant)
-    x_start, steady, conserved = _start(page, cls, model, field, chunk, options)
+    x_start, steady, found = _start(page, cls, model, field, chunk, options)
     if x_start is None:
         return page.result()
     k = chunk.k_dynamic[0]
@@ -75,7 +75,8 @@ def trace(
             steps=[run.steps],
             step_x=[run.step_x],
             ok=np.ones(1, bool),
-            conserved=conserved,
+            x_rest=None if found is None else found.x,
+            conserved=None if found is None else found.conserved_basis,
         )
         _gradient(page, problem, data, run)
     else:
@@ -167,7 +168,7 @@ def _named(names: Sequence[str], x: np.ndarray) -> str:
 
 def _start(
     page: _Page, cls: type[Model], model: Model, field: Field, chunk: Chunk, options: Mapping[str, Any]
-) -> tuple[np.ndarray | None, SteadyProblem | None, np.ndarray | None]:
+) -> tuple[np.ndarray | None, SteadyProblem | None, Steady | None]:
     """Returns the start of the dynamics, None where there is none, and what the gradient needs of it."""
     dtype, n = float_type(), len(cls.states)
     if options["start"] != "steady_state":
@@ -200,9 +201,19 @@ def _start(
     elif finding := Diagnosis(field, model, options, chunk.k_steady[0]).rates(0.0, guess):
         finding.said = f"at the first guess, {finding.said}"
         page.finding(finding, 0)
-    if status == "converged":
-        return found.x[0], problem, found.conserved_basis
-    page.conclude(f"The search for the steady state ended as {status}, and the simulation is skipped.")
+    if status != "converged":
+        page.conclude(f"The search for the steady state ended as {status}, and the simulation is skipped.")
+        return None, None, None
+    onset = StartOfDynamics(cls)
+    x = onset.value(model, found.x, chunk.k_dynamic)[0]
+    if onset.given:
+        page.section("Start: start_of_dynamics")
+        page.say(_named(page.states, x))
+    if np.all(np.isfinite(x)):
+        return x, problem, found
+    page.conclude("start_of_dynamics is not finite, and the simulation is skipped.")
+    rest, k = (jnp.asarray(row[0], dtype) for row in (found.x, chunk.k_dynamic))
+    page.say(str(first_nonfinite(member(cls, "start_of_dynamics", (n,)), model, rest, k)), indent=4)
     return None, None, None
 
 

@@ -126,6 +126,11 @@ def _read_hdf5(path: str, leaves: Sequence[str]) -> Stored:
     return Stored(arrays | {name: array for name, array in held.items() if name in leaves}, torch=True)
 
 
+def parameter_arrays(path: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of networks in a PEtab-SciML HDF5 file, by `network/layer/array`."""
+    return _hdf5_arrays(path)[0]
+
+
 def array_inputs(path: str) -> dict[str, dict[str, np.ndarray]]:
     """Returns the array inputs of a PEtab-SciML HDF5 file: input id to condition id to array.
 

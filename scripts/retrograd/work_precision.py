@@ -17,7 +17,7 @@ from retrograd.context import Chunk, field_of
 from retrograd.dynamics import Integrator
 from retrograd.gradients import GradientProblem, Scenarios, from_records, largest
 from retrograd.reference import Reference
-from retrograd.starts import initial_states
+from retrograd.starts import StartOfDynamics, initial_states
 from retrograd.steady import CONVERGED, SteadyProblem
 from retrograd.timing import derivatives, timed
 
@@ -41,7 +41,7 @@ def measure(
     - `tell`: called with what has just been measured.
     """
     total, methods, tolerances = len(chunk.ids), options["benchmark"]["methods"], options["benchmark"]["tolerances"]
-    steady, x, conserved = starts(cls, model, options, chunk)
+    steady, x, x_rest, conserved = starts(cls, model, options, chunk)
     good = np.all(np.isfinite(x), axis=1)
 
     @functools.cache
@@ -51,7 +51,7 @@ def measure(
         field, times = field_of(cls, options), options["save_times"]
         integrator = Integrator(field, model, settings, times, len(cls.states))
         records, seconds = timed(integrator.run, x, chunk.k_dynamic)
-        data = from_records(chunk, x, records, conserved)
+        data = from_records(chunk, x, records, x_rest, conserved)
         return GradientProblem(cls, field, model, settings, times, steady), data, seconds / total
 
     problem, data, _ = recorded(tolerances[-1], "newton")
@@ -89,14 +89,15 @@ def measure(
 
 def starts(
     cls: type[Model], model: Model, options: Settings, chunk: Chunk
-) -> tuple[SteadyProblem | None, np.ndarray, np.ndarray | None]:
-    """Returns the steady stage, where there is one, starts of the dynamics (scenario, state), and what they conserve.
+) -> tuple[SteadyProblem | None, np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Returns the steady stage, starts of the dynamics (scenario, state), and `x_rest` and `conserved` of `Scenarios`.
 
     A start that was not found is NaN, and skipped, as in the study.
     """
     find = options["find"]
     if find is None:
-        return None, initial_states(cls, model, chunk.k_dynamic, chunk.x0), None
+        return None, initial_states(cls, model, chunk.k_dynamic, chunk.x0), None, None
     steady = SteadyProblem(cls, field_of(cls, find), find["steady_state"])
     found = steady.find(model, chunk.k_steady, chunk.x0)
-    return steady, np.where((found.status == CONVERGED)[:, None], found.x, np.nan), found.conserved_basis
+    rest = np.where((found.status == CONVERGED)[:, None], found.x, np.nan)
+    return steady, StartOfDynamics(cls).value(model, rest, chunk.k_dynamic), rest, found.conserved_basis

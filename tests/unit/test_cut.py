@@ -46,7 +46,7 @@ class Stages:
         found, steady_rung = find_steady_states(cls, model, options["steady_state"], chunk.k_steady, chunk.x0, quiet)
         start = np.where((found.status == 0)[:, None], found.x, np.nan)
         records, rung = simulate(cls, model, options["dynamics"], start, chunk.k_dynamic, quiet)
-        data = from_records(chunk, start, records, found.conserved_basis)
+        data = from_records(chunk, start, records, found.x, found.conserved_basis)
         why = causes.of_dynamics(cls, model, options["dynamics"], records, start, chunk.k_dynamic)
         of_steady = causes.of_steady_states(cls, model, options["steady_state"], found, chunk.k_steady)
         tables = {

@@ -138,6 +138,23 @@ def test_what_takes_running_the_plugin_is_left_open(source: str, expected: Plugi
     assert look(source, tmp_path) == (expected, [])
 
 
+@pytest.mark.parametrize(
+    ("estimated", "told"),
+    [
+        ("None", []),
+        ("()", []),
+        ("('k2', 'k1')", []),
+        ("names", []),
+        ("('k2', 'k_1')", ["found 'k_1' in estimated, wanted a parameter: one of k1, k2; did you mean 'k1'?"]),
+        ("'k1'", ["found estimated = 'k1', wanted None or a tuple of parameters"]),
+        ("['k1']", ['found estimated = ["k1"], wanted None or a tuple of parameters']),
+    ],
+)
+def test_estimated_parameters(estimated: str, told: list[str], tmp_path: Path):
+    source = PLUGIN.replace("    states", f"    estimated = {estimated}\n    states")
+    assert look(source, tmp_path)[1] == [f"m.py: class Decay: {text}" for text in told]
+
+
 def test_base_classes_in_the_same_file(tmp_path: Path):
     source = PLUGIN.replace("class Decay(Model)", "class Base(Model)") + (
         "\nclass Decay(Base):\n    parameters = {'k1': '1', 'k3': '1'}\n"

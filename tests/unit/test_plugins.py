@@ -319,6 +319,18 @@ def test_a_shape_is_checked_under_transformations(tmp_path: Path):
         jax.jit(jax.vmap(lambda x: f(cls(), T, x, K)))(jnp.zeros((4, 2)))
 
 
+def test_estimated_parameters(tmp_path: Path):
+    declared = lambda value: FREE.replace("    states", f"    estimated = {value}\n    states")
+    assert load(FREE, tmp_path).estimated is None
+    assert load(declared('("k2",)'), tmp_path).estimated == ("k2",)
+    assert "estimated names 'k_1', wanted a parameter: one of k1, k2; did you mean 'k1'?" in refusal(
+        declared('("k2", "k_1")'), tmp_path
+    )
+    # A lone text would be a list of letters.
+    for value in ('"k1"', '["k1"]', "(1,)"):
+        assert "wanted None or a tuple of parameters such as ('k1',)" in refusal(declared(value), tmp_path)
+
+
 def test_the_order_of_parameters(tmp_path: Path):
     cls = load(FREE, tmp_path)
     assert {name: float(v) for name, v in parameter_dict(cls, K).items()} == {"k1": 2.0, "k2": 1.0}
@@ -347,5 +359,6 @@ def test_defaults_of_the_contract(tmp_path: Path):
     assert model.invariants(x[0], k).shape == (0,)
     assert model.loss(jnp.arange(2.0), x, k) == 30.0
     assert model.exact(T, x[0], k) is None
+    assert model.start_of_dynamics(x, k) is x
     with pytest.raises(NotImplementedError, match=r"Free has no initial_state\(self, k\)"):
         model.initial_state(k)

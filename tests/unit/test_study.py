@@ -147,7 +147,7 @@ def test_the_studies_in_the_repository(path: str, monkeypatch: pytest.MonkeyPatc
 
 def test_built_in_variants_are_complete():
     built_in = yaml.safe_load(BUILT_IN.read_text())
-    assert list(built_in) == ["naive32", "naive", "stable", "guarded", "recommended", "fast"]
+    assert list(built_in) == ["naive32", "naive", "stable", "guarded", "recommended", "fast", "precise"]
     for settings_ in built_in.values():
         assert list(settings_) == list(Variant.model_fields)
         for key, part in settings_.items():
@@ -283,7 +283,7 @@ def test_an_empty_config():
         (
             "model",
             "model.py",
-            "model: found 'model.py', wanted a mapping with the keys plugin, class, sbml, antimony, weights, "
+            "model: found 'model.py', wanted a mapping with the keys plugin, class, sbml, antimony, petab, weights, "
             "weight_names",
         ),
         ("model.class", ..., "model.class: found nothing, wanted name of the model class in the plug-in"),
