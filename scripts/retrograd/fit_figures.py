@@ -217,10 +217,10 @@ FIGURES = {
 
 
 def labels(results: Results) -> dict[str, str]:
-    """Returns what each figure shows, in a sentence for those who cannot see it; none where nothing was measured."""
+    """Returns what each figure shows, in a sentence for those who cannot see it."""
     fit = results.best.fit
     if fit is None:
-        return {}
+        return dict.fromkeys(FIGURES, "The model declares no measurements.")
     names, drawn = observables(fit), _fitted(results)
     spreads = "; ".join(f"{v.name} {_spread(ds)}" for v, ds in drawn)
     return {

@@ -282,5 +282,7 @@ def test_the_page_has_both_figures_and_the_table(observables: int, experiments: 
 
 def test_a_study_without_measurements_has_no_such_section(tmp_path: Path):
     results = test_report.study(tmp_path / "r", test_report.MIXED)
-    page = test_report.Page(test_report.make(results, tmp_path / "report"))
+    made = [str(tmp_path / f"{name}.svg") for name in fit_figures.FIGURES]
+    report.make(results, str(tmp_path / "index.html"), made, [])
+    page = test_report.Page((tmp_path / "index.html").read_text(encoding="utf-8"))
     assert "Simulated against measured" not in page.words
