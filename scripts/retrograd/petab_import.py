@@ -140,6 +140,7 @@ class _Importer:
 
     def run(self) -> tuple[Symbolic, Fit, Networks] | None:
         self.model = read_sbml(self.problem.model)
+        self._add_state()
         taken = {*_names(self.model), *(p.id for p in self.tables.parameters), *self.problem.mapping}
         self.period, self.since = (_unused(name, taken) for name in ("period", "start_of_period"))
         self.networks = Networks(self.problem, self.period)
@@ -150,6 +151,7 @@ class _Importer:
         self._read_parameters()
         self._put_networks()
         experiments = self._experiments()
+        self._add_output_parameters(experiments)
         self._check_names(experiments)
         if self.problems:
             return None
@@ -162,6 +164,13 @@ class _Importer:
         if any(e.rests for e in experiments) and self._depends_on_time():
             self.problems.append("found rates that depend on time, and an experiment that begins with a steady state")
         return (assembled(self.model), fit, self.networks) if not self.problems else None
+
+    def _add_state(self) -> None:
+        """Gives a model of constants alone a state that stays 0: observables of constants are simulated too."""
+        if not self.model.states:
+            name = _unused("nothing", _names(self.model))
+            self.model = replace(self.model, states={name: "1"}, rates={name: sp.S.Zero}, initial={name: sp.S.Zero})
+            self.model = assembled(self.model)
 
     # -- parameters -----------------------------------------------------------------------------------
 
@@ -299,6 +308,15 @@ class _Importer:
                     self.problems.append(f"experiment {experiment}: sets {change.target_id} twice at the same time")
                 out[target] = self.formula(change.target_value)
         return out
+
+    def _add_output_parameters(self, experiments: Sequence[Experiment]) -> None:
+        """Makes parameters of what conditions set for observables alone."""
+        tables = self.tables
+        formulas = [f for o in tables.observables for f in (o.formula, o.noise_formula)]
+        formulas += [f for m in tables.measurements for f in (*m.observable_parameters, *m.noise_parameters)]
+        used = set().union(*(names_in(self.formula(f)) for f in formulas)) - _names(self.model)
+        new = dict.fromkeys(t for e in experiments for t in (*e.first, *e.second) if t in used)
+        self.model = replace(self.model, parameters={**self.model.parameters, **dict.fromkeys(new, "1")})
 
     def _check_names(self, experiments: Sequence[Experiment]) -> None:
         model = self.model

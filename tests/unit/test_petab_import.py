@@ -447,3 +447,15 @@ def test_version_1(tmp_path: Path):
         return out + by_log10(0.7, third[0], sd) + laplace(0.7, third[1], 0.3)
 
     agrees(found, llh, nominal)
+
+
+def test_constants_alone_and_what_only_observables_know(tmp_path: Path):
+    tables = {
+        "parameter": parameters(p=2.0, q=3.0),
+        "condition": [*condition("c0", offset="2 * q"), *condition("c1", offset=0.25)],
+        "experiment": [*experiment("e0", (0, "c0")), *experiment("e1", (0, "c1"))],
+        "observable": [observable("obs_p", "p + offset")],
+        "measurement": [measurement("obs_p", "e0", 0, 7.5), measurement("obs_p", "e1", 3, 2.0)],
+    }
+    found = evaluate(write_problem(tmp_path / "p", "model constants\n  p = 1\nend\n", tables))
+    agrees(found, lambda p, q: normal(7.5, p + 2 * q, 0.5) + normal(2, p + mp.mpf("0.25"), 0.5), {"p": 2.0, "q": 3.0})
