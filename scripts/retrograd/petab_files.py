@@ -23,6 +23,7 @@ from retrograd.errors import RetrogradError
 
 # Both names of the extension that are in use.
 SCIML = ("sciml", "petab_sciml")
+_NUMBERS = {"time", "measurement"}
 _TABLES = ("parameter", "measurement", "observable", "condition", "experiment", "mapping")
 # Keys of a problem's file in version 1 with the names of files that count.
 _TABLES_V1 = ("sbml_files", "measurement_files", "observable_files", "condition_files", "mapping_files")
@@ -128,9 +129,8 @@ def read_problem(path: str | os.PathLike[str]) -> Problem:
     except (RetrogradError, KeyboardInterrupt):
         raise
     except Exception as error:
-        # What the library says of tables that it cannot read, whatever its kind.
-        text = "\n  ".join(filter(None, map(str.strip, str(error).splitlines())))
-        raise RetrogradError(f"{path}: its tables cannot be read:\n  {type(error).__name__}: {text}") from error
+        # What the library says of problems that it cannot read, whatever its kind.
+        raise RetrogradError(f"{path}: cannot be read: {_one_line(error)}") from error
     raise RetrogradError(f"{path}: found PEtab version {raw['format_version']}, wanted 1 or 2.")
 
 
@@ -175,8 +175,14 @@ def _version_2(path: Path, raw: Mapping[str, Any], *, follows: bool) -> Problem:
     def table(kind: Any, key: str, edit: Any = None) -> list[Any]:
         out = []
         for name in _listed(raw.get(f"{key}_files")):
-            rows = pd.read_csv(path.parent / name, sep="\t")
-            out.append(kind.from_df(rows if edit is None else edit(rows)))
+            try:
+                # As text: an id may look like a number, a truth value or a gap.
+                rows = pd.read_csv(path.parent / name, sep="\t", dtype=str, keep_default_na=False, na_values=[""])
+                for column in _NUMBERS & set(rows.columns):
+                    rows[column] = pd.to_numeric(rows[column], errors="coerce" if edit else "raise")
+                out.append(kind.from_df(rows if edit is None else edit(rows)))
+            except Exception as error:
+                raise RetrogradError(f"{path.parent / name}: cannot be read: {_one_line(error)}") from error
         return out
 
     mapping: dict[str, str] = {}
@@ -190,9 +196,7 @@ def _version_2(path: Path, raw: Mapping[str, Any], *, follows: bool) -> Problem:
         for _, row in rows[mine].iterrows():
             estimated = str(row["estimate"]).strip().lower() in ("true", "1")
             of_networks[row["parameterId"]] = _number(row.get("nominalValue")), estimated
-        kept = rows[[not m for m in mine]].copy()
-        kept["nominalValue"] = pd.to_numeric(kept["nominalValue"])
-        return kept
+        return rows[[not m for m in mine]]
 
     tables = core.Problem(
         parameter_tables=table(core.ParameterTable, "parameter", without_networks),
@@ -209,6 +213,12 @@ def _version_2(path: Path, raw: Mapping[str, Any], *, follows: bool) -> Problem:
     model = path.parent / next(iter(models.values()))["location"]
     arrays = [path.parent / name for name in _listed(extension.get("array_files"))]
     return Problem(path.stem, follows, tables, model, mapping, networks, hybridization, arrays, of_networks)
+
+
+def _one_line(error: Exception) -> str:
+    # Of the library's checks all but the address of their documentation.
+    lines = [line.strip() for line in str(error).splitlines() if "For further information" not in line]
+    return f"{type(error).__name__}: {'; '.join(filter(None, lines))}"
 
 
 def _is_of(model_id: str, networks: Mapping[str, Any], part: str) -> bool:

@@ -244,12 +244,13 @@ class _Importer:
         told = {e.id: e for e in self.tables.experiments}
         used = dict.fromkeys(m.experiment_id or "" for m in self.tables.measurements)
         self.number: dict[tuple[str, bool], int] = {}
+        self.no_experiment = _unused(NO_EXPERIMENT, told)
         out: list[Experiment] = []
         for name in used:
             if name and name not in told:
                 self.problems.append(f"experiment {name}: is measured, but not in the table of experiments")
                 continue
-            mine = self._experiment(name or NO_EXPERIMENT, told[name].sorted_periods if name else [])
+            mine = self._experiment(name or self.no_experiment, told[name].sorted_periods if name else [])
             if mine is None:
                 continue
             times = [m.time for m in self.tables.measurements if (m.experiment_id or "") == name]
@@ -283,6 +284,11 @@ class _Importer:
         second = changes[1] if rests else {}
         # Inputs of networks that are evaluated before the simulation are those of the first condition.
         second = {target: value for target, value in second.items() if target not in self.inputs}
+        for targets, time in ((first, -math.inf if rests else start), (second, start)):
+            for target, value in targets.items():
+                if TIME in value.free_symbols and not math.isfinite(time):
+                    self.problems.append(f"experiment {name}: sets {target} by the time, at -inf")
+                targets[target] = put_in(value, {TIME: sp.Float(time) if math.isfinite(time) else sp.S.Zero})
         ids = list(periods[0].condition_ids) if periods else []
         return Experiment(name, start, rests, first, second, ids[0] if ids else None)
 
@@ -294,7 +300,10 @@ class _Importer:
             )
         # Without conserved totals a steady state does not depend on where it is approached from.
         first = e.first | e.second if e.rests else e.first
-        return replace(e, id=e.id if alone else f"{e.id}_inf", rests=True, first=first, second={}, at_rest=True)
+        taken = [*(known.id for known in self.tables.experiments), self.no_experiment]
+        return replace(
+            e, id=e.id if alone else _unused(f"{e.id}_inf", taken), rests=True, first=first, second={}, at_rest=True
+        )
 
     def _changes(self, experiment: str, conditions: Iterable[str]) -> dict[str, sp.Expr]:
         out: dict[str, sp.Expr] = {}
@@ -337,7 +346,7 @@ class _Importer:
     # -- observables and measurements -----------------------------------------------------------------
 
     def _observables(self) -> list[Observable]:
-        tables = self.tables.observables
+        tables, measured = self.tables.observables, {m.observable_id for m in self.tables.measurements}
         formulas = {o.id: self.formula(o.formula) for o in tables}
         for name in in_order(formulas, "observables"):
             formulas[name] = put_in(formulas[name], {symbol(n): f for n, f in formulas.items() if n != name})
@@ -345,13 +354,16 @@ class _Importer:
         known = _names(self.model)
         out = []
         for o in tables:
+            if o.id not in measured:
+                continue
             noise, value = put_in(self.formula(o.noise_formula), names), formulas[o.id]
             used = names_in(value) | names_in(noise)
             placeholders = [s.name for s in (*o.observable_placeholders, *o.noise_placeholders)]
             placeholders = placeholders or _placeholders(o.id, used - known)
             for name in sorted(used - known - set(placeholders)):
-                if not any(name in p.placeholders for p in out):
-                    self.problems.append(f"observable {o.id}: found {name} in its formulas, which is not known")
+                self.problems.append(f"observable {o.id}: found {name} in its formulas, which is not known")
+            if noise.is_number and not (noise.is_finite and noise > 0):
+                self.problems.append(f"observable {o.id}: found the noise {noise}, wanted a positive number")
             out.append(Observable(o.id, value, noise, str(o.noise_distribution), tuple(placeholders)))
         return out
 
@@ -372,7 +384,13 @@ class _Importer:
                 )
             for name in sorted(set().union(*map(names_in, overrides)) - known):
                 self.problems.append(f"measurement {row}: found the parameter {name}, which is not known")
-            number = self.number[m.experiment_id or "", not math.isfinite(m.time)]
+            o, at_rest = fit.observables[numbers[m.observable_id]], not math.isfinite(m.time)
+            if not math.isfinite(m.measurement) or (o.distribution.startswith("log-") and m.measurement <= 0):
+                what = "positive number" if o.distribution.startswith("log-") else "finite number"
+                self.problems.append(f"measurement {row}: found {m.measurement:g}, wanted a {what}")
+            if at_rest and TIME in self.model.resolve(o.value).free_symbols | self.model.resolve(o.noise).free_symbols:
+                self.problems.append(f"measurement {row}: is at rest, and {o.id} depends on time")
+            number = self.number[m.experiment_id or "", at_rest]
             start = fit.experiments[number].start
             time = m.time - start if math.isfinite(m.time) else 0.0
             if time < 0:
@@ -527,6 +545,7 @@ class _Importer:
                 if name in e.second:
                     told = put_in(put_in(model.resolve(e.second[name]), rest), old)
                     if TIME in told.free_symbols:
+                        # By a rule of the model that depends on time.
                         self.problems.append(f"experiment {e.id}: sets {name} by the time, after a steady state")
                     formulas.append(told)
                     continue

@@ -9,6 +9,7 @@ import numpy as np
 import sympy as sp
 
 from retrograd import network_import
+from retrograd.errors import RetrogradError
 from retrograd.model_source import WIDTH, PluginWriter, local_names, plain_text, quoted, stack_lines, unpack_lines
 from retrograd.petab_import import PICK, Fit
 from retrograd.petab_networks import Called, Networks, function_of
@@ -235,7 +236,11 @@ class ProblemWriter(PluginWriter):
         used = names_in(value) | names_in(noise) | needed
         lines += unpack_lines(states, "x") if used & self.model.states.keys() else []
         lines += self._given([value, noise])
-        ends = [f"        {n} = jnp.asarray({self.write(f)}, x.dtype)" for n, f in (("value", value), ("noise", noise))]
+        try:
+            texts = {name: self.write(f) for name, f in (("value", value), ("noise", noise))}
+        except RetrogradError as error:
+            raise RetrogradError(f"{self.source}: observable {o.id}: {error}") from error
+        ends = [f"        {name} = jnp.asarray({text}, x.dtype)" for name, text in texts.items()]
         return [*lines, *ends, "        return value, noise"]
 
     def _fitted(self) -> list[str]:

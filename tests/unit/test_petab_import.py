@@ -396,7 +396,7 @@ def test_files_that_cannot_be_read(tmp_path: Path):
     path.write_text(
         "format_version: 2.0.0\nmodel_files: {m: {location: m.xml, language: sbml}}\nparameter_files: [p.tsv]\n"
     )
-    assert "its tables cannot be read" in refusal(path) and "maybe" in refusal(path)
+    assert "p.tsv: cannot be read" in refusal(path) and "maybe" in refusal(path)
 
 
 def test_version_1(tmp_path: Path):
@@ -459,3 +459,68 @@ def test_constants_alone_and_what_only_observables_know(tmp_path: Path):
     }
     found = evaluate(write_problem(tmp_path / "p", "model constants\n  p = 1\nend\n", tables))
     agrees(found, lambda p, q: normal(7.5, p + 2 * q, 0.5) + normal(2, p + mp.mpf("0.25"), 0.5), {"p": 2.0, "q": 3.0})
+
+
+def test_time_in_a_condition_is_that_of_its_period(tmp_path: Path):
+    tables = {
+        "parameter": parameters(k2=0.6),
+        "condition": [
+            *condition("c0", A="time / 2", k1="0.1 * time"),
+            *condition("rest", A=3),
+            *condition("c1", A="time"),
+        ],
+        "experiment": [*experiment("NA", (5, "c0")), *experiment("e1", ("-inf", "rest"), (2, "c1"))],
+        "observable": [observable("obs_a", "A"), observable("unused", "observableParameter1_unused * A")],
+        "measurement": [measurement("obs_a", "NA", 6, 0.7), measurement("obs_a", "e1", 3, 0.7)],
+    }
+    found = evaluate(write_problem(tmp_path / "p", CONVERSION.replace("k1 = 0;", "k1 = 1;"), tables))
+    rested = lambda k2: exchange(1, 2, 4 / (1 + k2), 1, k2)[0]
+    llh = lambda k2: normal(0.7, exchange(1, 2.5, 1, 0.5, k2)[0], 0.5) + normal(0.7, rested(k2), 0.5)
+    agrees(found, llh, {"k2": 0.6})
+    # An id that looks like a gap is one all the same.
+    assert found.scenarios == ["NA", "e1"]
+
+
+def test_values_that_have_no_likelihood(tmp_path: Path):
+    tables = {
+        "parameter": parameters(k1=0.8),
+        "observable": [
+            observable("lognorm", "A", 0.5, noiseDistribution="log-normal"),
+            observable("timed", "A + time", 0.5),
+            observable("exact", "A", 0),
+        ],
+        "measurement": [
+            measurement("lognorm", "", 1, 0),
+            measurement("timed", "", "inf", 0.7),
+            measurement("timed", "", 1, "inf"),
+            measurement("exact", "", 1, 1),
+        ],
+    }
+    told = refusal(write_problem(tmp_path / "p", CONVERSION, tables))
+    for line in (
+        "measurement 1: found 0, wanted a positive number",
+        "measurement 2: is at rest, and timed depends on time",
+        "measurement 3: found inf, wanted a finite number",
+        "observable exact: found the noise 0.0, wanted a positive number",
+    ):
+        assert line in told, told
+    tables["observable"] = [observable("obs_a", "A / 0")]
+    tables["measurement"] = [measurement("obs_a", "", 1, 0.7)]
+    assert "observable obs_a: found the constant" in refusal(write_problem(tmp_path / "q", CONVERSION, tables))
+
+
+def test_names_that_are_made_do_not_meet_those_that_are_there(tmp_path: Path):
+    tables = {
+        "parameter": parameters(k1=0.8, k2=0.6),
+        "condition": [*condition("c0", A=1.0)],
+        "experiment": [row for name in ("e0", "e0_inf", "default") for row in experiment(name, (0, "c0"))],
+        "observable": [observable("obs_a", "A")],
+        "measurement": [
+            measurement("obs_a", e, t, 0.7)
+            for e, t in (("e0", 1), ("e0", "inf"), ("e0_inf", 1), ("default", 1), ("", 1))
+        ],
+    }
+    path = write_problem(tmp_path / "p", CONVERSION, tables)
+    problem = import_model("petab", path, tmp_path / "out").problem
+    assert problem is not None
+    assert problem.experiments == ("e0", "e0_inf_", "e0_inf", "default", "default_")
