@@ -71,7 +71,10 @@ def problem_files(path: str | os.PathLike[str]) -> list[Path]:
     """Returns the problem's file and every other one that it names, in order; raises RetrogradError for one missing."""
     path = Path(path)
     raw = _read_yaml(path)
-    names = [name for name in _names(raw) if isinstance(name, str)]
+    try:
+        names = [name for name in _names(raw) if isinstance(name, str)]
+    except (AttributeError, TypeError) as error:
+        raise RetrogradError(f"{path}: found another structure than that of a PEtab problem: {error}.") from error
     files = [path, *dict.fromkeys(path.parent / name for name in names)]
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
@@ -141,11 +144,14 @@ def _version_1(path: Path) -> Problem:
         # It warns that scales of parameters and tables for plots are left out: neither changes a likelihood.
         warnings.simplefilter("ignore")
         logging.getLogger("petab").setLevel(logging.ERROR)
-        petab1to2(str(path), output_dir=folder)
-        made = Path(folder) / path.name
+        # It copies files to where they lie beside each other: deep enough for paths that go up a few folders.
+        made = Path(folder, *"abcdef", path.name)
+        for file in problem_files(path):
+            (made.parent / os.path.relpath(file, path.parent)).parent.mkdir(parents=True, exist_ok=True)
+        petab1to2(str(path), output_dir=made.parent)
         problem = _version_2(made, _read_yaml(made), follows=True)
-        # The model is read before the folder goes.
-        problem.model = path.parent / problem.model.relative_to(folder)
+        # That of the user: the folder goes.
+        problem.model = path.parent / os.path.relpath(problem.model, made.parent)
     return problem
 
 

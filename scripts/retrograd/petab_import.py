@@ -200,7 +200,9 @@ class _Importer:
             derived.pop(name, None)
             parameters.setdefault(name, "1")
             values.pop(name, None)
-            if p.nominal_value is not None:
+            if p.nominal_value is not None and not math.isfinite(float(p.nominal_value)):
+                self.problems.append(f"parameter {p.id}: found the value {p.nominal_value}, wanted a finite number")
+            elif p.nominal_value is not None:
                 values[name] = float(p.nominal_value)
         self.model = replace(model, parameters=parameters, values=values, derived=derived)
 

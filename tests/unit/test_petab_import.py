@@ -391,6 +391,8 @@ def test_files_that_cannot_be_read(tmp_path: Path):
     assert "wanted the file of a PEtab problem" in refusal(path)
     path.write_text("format_version: 2.0.0\nmodel_files: {}\n")
     assert "found 0 models, wanted one" in refusal(path)
+    path.write_text("format_version: 2.0.0\nmodel_files: {m: model.xml}\n")
+    assert "found another structure than that of a PEtab problem" in refusal(path)
     (tmp_path / "p.tsv").write_text("parameterId\tnominalValue\testimate\nk1\t1\tmaybe\n")
     (tmp_path / "m.xml").write_text("")
     path.write_text(
@@ -428,9 +430,12 @@ def test_version_1(tmp_path: Path):
         row | {"parameterScale": scale, "estimate": 1, "lowerBound": 1e-5}
         for row, scale in zip(parameters(**nominal), scales, strict=True)
     ]
+    # Beside the problem, below it and above it.
+    (folder / "data").mkdir()
+    places = {"condition": "data/", "observable": "../", "measurement": "", "parameter": ""}
     for name, content in files.items():
-        (folder / f"{name}s.tsv").write_text(table(content))
-    problem = {name: [f"{name[:-6]}s.tsv"] for name in ("condition_files", "observable_files", "measurement_files")}
+        (folder / f"{places[name]}{name}s.tsv").write_text(table(content))
+    problem = {f"{name}_files": [f"{places[name]}{name}s.tsv"] for name in ("condition", "observable", "measurement")}
     problem["sbml_files"] = ["model.xml"]
     path = folder / "old.yaml"
     path.write_text(yaml.safe_dump({"format_version": 1, "parameter_file": "parameters.tsv", "problems": [problem]}))
