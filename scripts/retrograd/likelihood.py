@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from retrograd.errors import RetrogradError
+
 DISTRIBUTIONS = ("normal", "log-normal", "laplace", "log-laplace")
 # What formulas see in the rows of other observables: an argument at which hardly any formula is singular.
 _HARMLESS = 0.7
@@ -23,6 +25,16 @@ Observable = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Ar
 def number(value: jax.Array) -> jax.Array:
     """Returns the whole number that a parameter holds, whatever rounding did to it."""
     return jnp.round(value).astype(int)
+
+
+def entry(array: jax.Array, index: Sequence[int]) -> jax.Array:
+    """Returns one number of an array; without an index that of an array of one number."""
+    if not index and array.size == 1:
+        return jnp.reshape(array, ())
+    # JAX itself takes the last entry for one that is not there.
+    if len(index) != array.ndim or any(i >= n for i, n in zip(index, array.shape, strict=False)):
+        raise RetrogradError(f"found an array of shape {list(array.shape)} from a network, wanted {list(index)} in it.")
+    return array[tuple(index)]
 
 
 def pick(*values: Any) -> jax.Array:

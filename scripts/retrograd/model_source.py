@@ -307,7 +307,8 @@ def local_names(names: Iterable[str], taken: Iterable[str] = ()) -> dict[str, st
             text = re.sub("^_+", "_", re.sub(r"[^A-Za-z0-9_]", "_", name))
             text = text if re.match(r"[A-Za-z_]", text) else f"_{text}"
             while text in used or text in plain or not _is_plain(text):
-                text += "_"
+                # Two underscores in front are none that Python leaves alone.
+                text = f"{text}_" if text.strip("_") else f"v{text}"
         used.add(text)
         out[name] = text
     return out

@@ -41,7 +41,7 @@ class Experiment:
     - `start`: model time at which the dynamics begin.
     - `rests`: whether a steady state comes before.
     - `first`, `second`: what conditions change, target to formula, at the very start, and after the steady state.
-    - `condition`: id of the first condition, None without one.
+    - `conditions`: ids of those that apply at the very start.
     - `at_rest`: whether it is the steady state that is measured.
     """
 
@@ -50,7 +50,7 @@ class Experiment:
     rests: bool
     first: dict[str, sp.Expr]
     second: dict[str, sp.Expr]
-    condition: str | None
+    conditions: tuple[str, ...]
     at_rest: bool = False
 
 
@@ -148,9 +148,11 @@ class _Importer:
         if self.problems:
             return None
         self.conditions = {c.id: c for c in self.tables.conditions}
+        self._refuse_twins()
         self._read_parameters()
         self._put_networks()
         experiments = self._experiments()
+        self.problems += self.networks.missing_arrays([(e.id, e.conditions) for e in experiments])
         self._add_output_parameters(experiments)
         self._check_names(experiments)
         if self.problems:
@@ -188,11 +190,19 @@ class _Importer:
                 put[s] = symbol(self.name(s.name))
         return put_in(sp.sympify(expr), put)
 
+    def _refuse_twins(self) -> None:
+        for what, items in (("parameter", self.tables.parameters), ("observable", self.tables.observables)):
+            ids = [item.id for item in items]
+            self.problems += [f"{what} {i}: is in its table twice" for i in dict.fromkeys(ids) if ids.count(i) > 1]
+
     def _read_parameters(self) -> None:
         model = self.model
         parameters, values, derived = dict(model.parameters), dict(model.values), dict(model.derived)
         for p in self.tables.parameters:
             name = self.name(p.id)
+            if name != p.id and name not in _names(model):
+                self.problems.append(f"parameter {p.id}: is mapped to {name}, which is not in the model")
+                continue
             if name in model.states or name in model.expressions:
                 what = "a state" if name in model.states else "computed by a rule"
                 self.problems.append(f"parameter {p.id}: is {what} in the model, wanted a constant")
@@ -212,7 +222,7 @@ class _Importer:
         expressions, derived, initial = dict(model.expressions), dict(model.derived), dict(model.initial)
         parameters, values = dict(model.parameters), dict(model.values)
         expressions |= networks.outputs
-        self.inputs = set(networks.inputs)
+        estimated = {p.id for p in self.tables.parameters if p.estimate}
         for target, value in self.problem.hybridization.items():
             if networks.is_array(target):
                 continue
@@ -221,7 +231,16 @@ class _Importer:
                 continue
             name, expr = self.name(target), self.formula(value)
             if target in networks.inputs:
+                if target in networks.static_inputs and (
+                    TIME in expr.free_symbols or names_in(expr) & set(model.states)
+                ):
+                    self.problems.append(
+                        f"hybridization of {target}: found {value}, which changes in time, for a network that is "
+                        "evaluated before the simulation"
+                    )
                 expressions[target] = expr
+            elif target in estimated:
+                self.problems.append(f"hybridization of {target}: sets what the table of parameters estimates")
             elif name in model.states:
                 initial[name] = expr
             elif name in model.parameters or name in model.derived:
@@ -285,14 +304,14 @@ class _Importer:
         first = changes[0] if changes else {}
         second = changes[1] if rests else {}
         # Inputs of networks that are evaluated before the simulation are those of the first condition.
-        second = {target: value for target, value in second.items() if target not in self.inputs}
+        second = {target: value for target, value in second.items() if target not in self.networks.static_inputs}
         for targets, time in ((first, -math.inf if rests else start), (second, start)):
             for target, value in targets.items():
                 if TIME in value.free_symbols and not math.isfinite(time):
                     self.problems.append(f"experiment {name}: sets {target} by the time, at -inf")
                 targets[target] = put_in(value, {TIME: sp.Float(time) if math.isfinite(time) else sp.S.Zero})
-        ids = list(periods[0].condition_ids) if periods else []
-        return Experiment(name, start, rests, first, second, ids[0] if ids else None)
+        ids = tuple(periods[0].condition_ids) if periods else ()
+        return Experiment(name, start, rests, first, second, ids)
 
     def _at_rest(self, e: Experiment, alone: bool) -> Experiment:
         if e.rests and self.model.invariants:
@@ -540,7 +559,9 @@ class _Importer:
 
     def _set_restart(self, fit: Fit, old: Mapping[Any, Any], values: Mapping[str, Any]) -> None:
         model = self.model
-        rest = {symbol(n): f for n, f in model.at_start(names=model.derived).items() if n in model.derived}
+        # What conditions set is what it was in the steady phase, by `old`.
+        begun = model.at_start(names=[n for n in model.derived if n not in values])
+        rest = {symbol(n): f for n, f in begun.items() if n in model.derived and n not in values}
         for name in model.states:
             formulas: list[Any] = []
             for i, e in enumerate(fit.experiments):

@@ -67,6 +67,7 @@ class Networks:
     called: list[Called] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     outputs: dict[str, sp.Expr] = field(default_factory=dict)
+    static_inputs: set[str] = field(default_factory=set)
     static_outputs: set[str] = field(default_factory=set)
     frozen: list[str] = field(default_factory=list)
     weights: dict[str, np.ndarray] = field(default_factory=dict)
@@ -113,6 +114,9 @@ class Networks:
             number = int(match[2])
             index = tuple(map(int, re.findall(r"\d+", match[3] or match[4] or "")))
             if match[1] == "outputs":
+                made = network.nodes[-1].args[0]
+                if number >= (len(made) if isinstance(made, list) else 1):
+                    self.problems.append(f"mapping of {petab_id}: found {model_id!r}, more than the network has")
                 outputs[petab_id] = (number, index)
             elif not index:
                 arguments[number] = petab_id
@@ -146,7 +150,29 @@ class Networks:
         for output in outputs:
             args = [symbol(a) for a in called.arguments]
             self.outputs[output] = sp.Function(function_of(output), real=True)(*args, symbol(self.period))
-        self.static_outputs |= set(outputs) if static else set()
+        if static:
+            self.static_inputs |= set(called.arguments)
+            self.static_outputs |= set(outputs)
+
+    def which_array(self, name: str, conditions: Sequence[str]) -> int | None:
+        """Returns which of the arrays of an input is that of an experiment with these first conditions."""
+        order = list(self.given[name])
+        return next((order.index(c) for c in ("0", *conditions) if c in order), None)
+
+    def missing_arrays(self, experiments: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+        """Returns what is wrong with the arrays that go in, for experiments: name and first conditions."""
+        out = []
+        for name in dict.fromkeys(a for called in self.called for a in called.arrays):
+            shapes = {array.shape for array in self.given[name].values()}
+            if len(shapes) > 1:
+                told = ", ".join(map(str, sorted(shapes)))
+                out.append(f"array {name}: found the shapes {told}, wanted one for all conditions")
+            out += [
+                f"experiment {experiment}: found no array {name} for its first condition"
+                for experiment, conditions in experiments
+                if self.which_array(name, conditions) is None
+            ]
+        return out
 
     def _arrays(self, name: str, network: Network, stored: dict[str, np.ndarray]) -> None:
         """Reads a network's arrays and tells which are frozen: what is said of a part goes before what of the whole."""
@@ -172,6 +198,9 @@ class Networks:
             estimated = next((told[p][1] for p in ((layer, own), (layer,), ()) if p in told), True)
             if not estimated:
                 self.frozen.append(path)
+        for place in told:
+            if not any(place == tuple(key.split("/"))[: len(place)] for key in mine):
+                self.problems.append(f"parameters of {name}: found no array of {'.'.join(place)}")
         self.frozen += [f"{name}.{path}" for path in buffers(network) if f"{name}.{path}" not in self.frozen]
         if not mine and fields:
             self.problems.append(f"network {name}: found no array of it in {_listed(self.problem.arrays)}")

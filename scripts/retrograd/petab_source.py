@@ -15,6 +15,27 @@ from retrograd.petab_import import PICK, Fit
 from retrograd.petab_networks import Called, Networks, function_of
 from retrograd.symbolic import Symbolic, names_in, put_in, symbol
 
+# What a class of models has already; `retrograd.api` itself would start JAX.
+MEMBERS = (
+    "build",
+    "estimated",
+    "exact",
+    "fitted",
+    "formulations",
+    "frozen",
+    "initial_guess",
+    "initial_state",
+    "invariants",
+    "loss",
+    "measurements",
+    "parameters",
+    "residual_scale",
+    "start_of_dynamics",
+    "states",
+    "time_unit",
+    "vector_field",
+)
+
 
 class ProblemWriter(PluginWriter):
     """Writes a problem; arguments as `import_problem` returns them, then as those of `plugin_source`."""
@@ -29,7 +50,7 @@ class ProblemWriter(PluginWriter):
         self.members = local_names(methods)
         functions = {str(PICK): "likelihood.pick"}
         functions |= {function_of(o): f"self.{self.members[f'_{o}']}" for o in networks.outputs}
-        self.fields = local_names([called.id for called in networks.called], ["states", "parameters"])
+        self.fields = local_names([called.id for called in networks.called], MEMBERS)
         self.classes = {called.id: f"_Network{i}" for i, called in enumerate(networks.called, 1)}
         self.arrays = {name: f"array_{i}" for i, name in enumerate(self._array_names(), 1)}
         super().__init__(model, class_name, source, digest, functions)
@@ -39,10 +60,8 @@ class ProblemWriter(PluginWriter):
 
     def _stacked(self, name: str) -> tuple[np.ndarray, list[int]]:
         """Returns the arrays of an input, shape (array, ...), and which of them each experiment gets."""
-        given = self.networks.given[name]
-        order = list(given)
-        which = [0 if "0" in given else order.index(e.condition or "") for e in self.fit.experiments]
-        return np.stack([given[c] for c in order]), which
+        which = [self.networks.which_array(name, e.conditions) or 0 for e in self.fit.experiments]
+        return np.stack(list(self.networks.given[name].values())), which
 
     def weights(self) -> dict[str, np.ndarray]:
         """Returns the model's arrays by name."""
@@ -182,14 +201,13 @@ class ProblemWriter(PluginWriter):
             else:
                 inputs.append(f"jnp.stack([{', '.join(names[a] for a in argument)}])")
         many = isinstance(called.network.nodes[-1].args[0], list)
-        place = "".join(f"[{i}]" for i in ((number, *index) if many else index))
-        flat = "" if place or many else ".reshape(())"
+        which = f"[{number}]" if many else ""
         return [
             f"    def {self.members[f'_{output}']}(self{args}, period: jax.Array) -> jax.Array:",
             f'        """Returns {plain_text(output)}, an output of the network {plain_text(called.id)}."""',
             *(["        del period"] if "period" not in "".join(inputs) else []),
             f"        found = self.{self.fields[called.id]}({', '.join(inputs)})",
-            f"        return found{place}{flat}",
+            f"        return likelihood.entry(found{which}, {index})",
         ]
 
     def _given(self, formulas: Sequence[sp.Basic]) -> list[str]:

@@ -166,7 +166,7 @@ def test_all_problems_of_the_levels_at_once():
         base="naiv",
     )
     assert found == (
-        "factors.base: found 'naiv', wanted one of naive32, naive, stable, guarded, recommended, fast; "
+        "factors.base: found 'naiv', wanted one of naive32, naive, stable, guarded, recommended, fast, precise; "
         "did you mean 'naive'?",
     )
     levels = {

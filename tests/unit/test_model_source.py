@@ -576,3 +576,7 @@ def test_a_table_that_cannot_be_completed(tmp_path: Path):
         complete_scenarios(model, table, tmp_path / "out")
     assert not (tmp_path / "out" / "scenarios.tsv").exists()
     assert json.loads((tmp_path / "out" / "values.json").read_text())["states"] == ["A", "B"]
+
+
+def test_names_of_underscores_alone():
+    assert local_names(["_", "__", "___"]) == {"_": "_", "__": "v_", "___": "v__"}

@@ -348,6 +348,45 @@ def test_what_is_not_supported_is_told_in_one_list(tmp_path: Path):
     assert not (tmp_path / "p" / "out").exists()
 
 
+def test_constants_set_by_their_old_value_after_a_steady_state(tmp_path: Path):
+    tables = {
+        "parameter": parameters(k1=0.8),
+        "condition": [*condition("c", k2=0.5), *condition("d", k2="k2 * k1", A="A + k2")],
+        "experiment": experiment("e0", ("-inf", "c"), (0, "d")),
+        "observable": [observable("obs_a", "A")],
+        "measurement": [measurement("obs_a", "e0", 1, 0.7)],
+    }
+    model = CONVERSION.replace("k2 = 0\n", "k2 = 3 * a0\n")
+    found = evaluate(write_problem(tmp_path / "p", model, tables))
+
+    def llh(k1):
+        a = 1 / (k1 + mp.mpf("0.5"))
+        return normal(0.7, exchange(1, a + 0.5, 2 - a, k1, k1 / 2)[0], 0.5)
+
+    agrees(found, llh, {"k1": 0.8})
+
+
+def test_a_mapping_to_nothing_is_refused(tmp_path: Path):
+    tables = {
+        "parameter": parameters(kf=0.8),
+        "mapping": [{"petabEntityId": "kf", "modelEntityId": "nowhere.k"}],
+        "observable": [observable("obs_a", "A")],
+        "measurement": [measurement("obs_a", "", 1, 0.7)],
+    }
+    told = refusal(write_problem(tmp_path / "p", CONVERSION, tables))
+    assert "parameter kf: is mapped to nowhere_k, which is not in the model" in told
+
+
+def test_twins_are_refused(tmp_path: Path):
+    tables = {
+        "parameter": [*parameters(k1=0.8), *parameters(k1=0.9)],
+        "observable": [observable("obs_a", "A"), observable("obs_a", "B")],
+        "measurement": [measurement("obs_a", "", 1, 0.7)],
+    }
+    told = refusal(write_problem(tmp_path / "p", CONVERSION, tables))
+    assert "parameter k1: is in its table twice" in told and "observable obs_a: is in its table twice" in told
+
+
 def test_what_measurements_cannot_name(tmp_path: Path):
     tables = {
         "parameter": parameters(k1=0.8),

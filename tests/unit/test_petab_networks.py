@@ -325,3 +325,54 @@ def test_what_is_missing_of_a_network(tmp_path: Path):
         import_model("petab", path, tmp_path / "out")
     assert "not all of its input 0 is mapped" in str(caught.value)
     assert "mapping of odd: found 'net.weights'" in str(caught.value)
+
+
+def test_what_does_not_fit_a_network_is_told(tmp_path: Path):
+    w = arrays(3, 1)
+    ids = {"in1": "net.inputs[0][0]", "array": "net.inputs[1]"}
+    ids |= {"out1": "net.outputs[0][0]", "out2": "net.outputs[1][0]", "l9": "net.parameters[layer9]"}
+
+    def told(static: bool, given: dict[str, np.ndarray], hybridization: dict[str, str], folder: str) -> str:
+        tables = {
+            "parameter": parameters(k1=0.8),
+            "condition": [*condition("c0", a0=1.0), *condition("c1", a0=2.0)],
+            "experiment": [*experiment("e0", (0, "c0")), *experiment("e1", (0, "c1"))],
+            "observable": [observable("obs_a", "A")],
+            "measurement": [measurement("obs_a", e, 1, 0.5) for e in ("e0", "e1")],
+        }
+        path = write(
+            tmp_path / folder,
+            CONVERSION,
+            tables,
+            network(3, 1, arguments=2),
+            w,
+            ids,
+            hybridization,
+            static=static,
+            inputs=given,
+            frozen={"l9": False},
+        )
+        with pytest.raises(RetrogradError) as caught:
+            import_model("petab", path, tmp_path / "out")
+        return str(caught.value)
+
+    one = {"array/c0": np.zeros(2)}
+    first = told(True, one, {"array": "array", "in1": "A", "k2": "out1"}, "a")
+    assert "mapping of out2: found 'net.outputs[1][0]', more than the network has" in first
+    assert "parameters of net: found no array of layer9" in first
+    ids.pop("out2"), ids.pop("l9")
+    w["layer9/weight"] = np.zeros(1)
+    ids["l9"] = "net.parameters[layer9]"
+    second = told(True, one, {"array": "array", "in1": "A", "k2": "out1", "k1": "out1"}, "b")
+    assert "hybridization of in1: found A, which changes in time" in second
+    assert "hybridization of k1: sets what the table of parameters estimates" in second
+    assert "experiment e1: found no array array for its first condition" in second
+    third = told(False, one | {"array/c1": np.zeros(4)}, {"array": "array", "in1": "A", "k2": "out1"}, "c")
+    assert "array array: found the shapes (2,), (4,), wanted one for all conditions" in third
+
+
+def test_names_of_a_class_of_models_are_taken():
+    from retrograd.api import Model
+    from retrograd.petab_source import MEMBERS
+
+    assert set(MEMBERS) == {name for name in dir(Model) if not name.startswith("_")}

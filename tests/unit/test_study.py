@@ -233,7 +233,7 @@ def test_all_problems_at_once(tmp_path: Path):
         ),
         (
             "variants[1]: found 'recomended', wanted one of naive32, naive, stable, guarded, recommended, fast, "
-            "mine; did you mean 'recommended'?"
+            "precise, mine; did you mean 'recommended'?"
         ),
         ("model.weights: found no file 'none.safetensors', wanted a weights file; did you mean 'w.safetensors'?"),
         "model.class: found 'Decai', wanted a class of model.py: Decay; did you mean 'Decay'?",
