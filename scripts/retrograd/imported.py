@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -250,13 +250,8 @@ def complete_scenarios(
             problems.append(f"{where}: found no column for {name}, to which the file gives no value: wanted one")
     if problems:
         raise RetrogradError("\n  ".join(["The scenarios cannot be completed:", *problems]))
-    lines = ["\t".join(["scenario", *columns, *added])]
-    end = [repr(float(model.values[name])) for name in added]
-    for name, row in zip(ids, rows, strict=True):
-        lines.append("\t".join([_cell(name), *(repr(float(value)) for value in row), *end]))
-    path = Path(folder) / SCENARIOS
-    _put(path, "\n".join(lines) + "\n")
-    return path
+    end = [model.values[name] for name in added]
+    return _put_table(folder, [*columns, *added], {name: [*row, *end] for name, row in zip(ids, rows, strict=True)})
 
 
 def _experiment_scenarios(
@@ -266,17 +261,17 @@ def _experiment_scenarios(
 
     - `table`: parameters of the problem, a row a sample; those without a column take their nominal value.
     """
+    plain = [name for name in model.parameters if name not in problem.columns]
     samples: list[tuple[str, dict[str, float]]] = [("", {})]
     problems = []
     if table is not None:
         # Names are checked here: what can be a column is less than the model's parameters.
         read = read_scenarios(Path(table))
-        own = [name for name in model.parameters if name not in problem.columns]
         problems += [
             f"{table}: found the column {column}, wanted a parameter that no experiment sets, of both phases: "
-            f"{one_of(column, own)}"
+            f"{one_of(column, plain)}"
             for column in read.columns
-            if column not in own
+            if column not in plain
         ]
         samples = [
             (f"{name}:", dict(zip(read.columns, row, strict=True)))
@@ -285,12 +280,11 @@ def _experiment_scenarios(
     given = set(samples[0][1])
     problems += [
         f"{table or model.plugin}: found no value of {name}, neither nominal nor in a table of samples: wanted one"
-        for name in model.parameters
-        if name not in problem.columns and name not in model.values and name not in given
+        for name in plain
+        if name not in model.values and name not in given
     ]
     if problems:
         raise RetrogradError("\n  ".join(["The scenarios cannot be made:", *capped(problems)]))
-    plain = [name for name in model.parameters if name not in problem.columns]
     phases = PHASES if problem.start == "steady_state" else PHASES[1:]
     split = {}
     for name, values in problem.columns.items():
@@ -299,12 +293,18 @@ def _experiment_scenarios(
             split[name] = list(dynamic)
         else:
             split |= {f"{name}@steady": list(steady), f"{name}@dynamic": list(dynamic)}
-    lines = ["\t".join(["scenario", *plain, *split])]
+    rows = {}
     for sample, values in samples:
-        own_values = [values.get(name, model.values.get(name)) for name in plain]
+        own_values = [values[name] if name in values else model.values[name] for name in plain]
         for i, experiment in enumerate(problem.experiments):
-            cells = [*own_values, *(split[name][i] for name in split)]
-            lines.append("\t".join([_cell(f"{sample}{experiment}"), *(repr(float(v)) for v in cells)]))
+            rows[f"{sample}{experiment}"] = [*own_values, *(column[i] for column in split.values())]
+    return _put_table(folder, [*plain, *split], rows)
+
+
+def _put_table(folder: str | os.PathLike[str], columns: Sequence[str], rows: Mapping[str, Sequence[float]]) -> Path:
+    """Writes a table of scenarios, id to values, and returns its path."""
+    lines = ["\t".join(["scenario", *columns])]
+    lines += ["\t".join([_cell(name), *(repr(float(value)) for value in row)]) for name, row in rows.items()]
     path = Path(folder) / SCENARIOS
     _put(path, "\n".join(lines) + "\n")
     return path

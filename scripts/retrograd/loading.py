@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from retrograd.errors import RetrogradError
 from retrograd.factors import MOST_CELLS, MOST_SHARED, cells, level_changes, settings_of, sharing
-from retrograd.imported import ImportedProblem, complete_scenarios, import_model, source_digest, source_files
+from retrograd.imported import ImportedProblem, complete_scenarios, import_model, source_digest
 from retrograd.messages import ConfigError, capped, guess, one_of, show, step
 from retrograd.optional import WEIGHT_SUFFIXES
 from retrograd.plugin_source import Plugin, look_at_plugin
@@ -119,9 +119,8 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
     is checked as far as the others allow, so that one run tells all.
     """
     raw = {key: value for key, value in config.items() if key not in ARGUMENTS}
-    raw, problems, imported = _with_plugin(raw)
-    if problems:
-        raise ConfigError(problems)
+    raw, imported = _with_plugin(raw)
+    problems: list[str] = []
     study: Study | None = None
     try:
         study = Study.model_validate(raw)
@@ -167,47 +166,49 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
     return study
 
 
-def _with_plugin(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str], ImportedProblem | None]:
+def _with_plugin(raw: dict[str, Any]) -> tuple[dict[str, Any], ImportedProblem | None]:
     """Returns the config with a plug-in in the place of a model in another format, and a table that fits it.
 
-    Then the problems with it, and what was imported beside a model.
+    Then what was imported beside a model. Raises ConfigError with the problems of either.
 
     What is made lies below `.snakemake`, in a folder by the content of model and table: jobs that parse the Snakefile
     anew find it there.
     """
     kinds = [kind for kind in IMPORTED if _sub(raw, "model", kind) is not None]
     if not kinds:
-        return raw, [], None
+        return raw, None
     kind, model = kinds[0], raw["model"]
     path, table = model[kind], raw.get("scenarios")
     if len(kinds) == 1 and _is_made_of(model.get("plugin"), kind, path):
         # As archives have it: whoever computes the study anew needs no reader of that format.
-        return raw, [], None
+        return raw, None
     beside = [key for key in ("plugin", "class", "weights", *kinds[1:]) if model.get(key) is not None]
     if beside:
         told = f"model: found {', '.join(beside)} beside {kind}, wanted {kind} alone, of which a plug-in is made"
-        return raw, [told], None
+        raise ConfigError([told])
     problems = [] if is_path(path) else [f"model.{kind}: found {show(path)}, wanted a path"]
     problems += _check_file(f"model.{kind}", path, IMPORTED[kind], "a model file")
     problems += _check_file("scenarios", table, (), "a TSV file of scenarios")
-    if problems or not (table is None or is_path(table)):
-        return raw, problems, None
+    if problems:
+        raise ConfigError(problems)
+    if not (table is None or is_path(table)):
+        return raw, None
     try:
-        read = [*source_files(kind, path), *([] if table is None else [Path(table)])]
-        folder = MADE / text_digest(canonical([kind, Path(path).name, *map(file_digest, read)]))[:16]
+        content = [source_digest(kind, path), *([] if table is None else [file_digest(table)])]
+        folder = MADE / text_digest(canonical([kind, Path(path).name, *content]))[:16]
         made = import_model(kind, path, folder)
         completed = complete_scenarios(made, table, folder)
-    except ConfigError as error:
-        return raw, list(error.problems), None
+    except ConfigError:
+        raise
     except RetrogradError as error:
-        return raw, [f"model.{kind}: {error}".replace("\n", "\n  ")], None
+        raise ConfigError([f"model.{kind}: {error}".replace("\n", "\n  ")]) from error
     model = {**model, "plugin": str(made.plugin), "class": made.class_name}
     if made.weights is not None:
         model["weights"] = str(made.weights)
     given: dict[str, Any] = {}
     if made.problem is not None:
         given = {"start": made.problem.start, "save_times": made.problem.save_times, "variants": ["precise"]}
-    return given | raw | {"model": model, "scenarios": str(completed)}, [], made.problem
+    return given | raw | {"model": model, "scenarios": str(completed)}, made.problem
 
 
 def _check_problem(study: Study, problem: ImportedProblem) -> list[str]:

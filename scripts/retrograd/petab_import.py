@@ -42,7 +42,6 @@ class Experiment:
     - `rests`: whether a steady state comes before.
     - `first`, `second`: what conditions change, target to formula, at the very start, and after the steady state.
     - `conditions`: ids of those that apply at the very start.
-    - `at_rest`: whether it is the steady state that is measured.
     """
 
     id: str
@@ -51,7 +50,6 @@ class Experiment:
     first: dict[str, sp.Expr]
     second: dict[str, sp.Expr]
     conditions: tuple[str, ...]
-    at_rest: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,6 +146,7 @@ class _Importer:
         if self.problems:
             return None
         self.conditions = {c.id: c for c in self.tables.conditions}
+        self.estimated = tuple(self.name(p.id) for p in self.tables.parameters if p.estimate)
         self._refuse_twins()
         self._read_parameters()
         self._put_networks()
@@ -157,9 +156,8 @@ class _Importer:
         self._check_names(experiments)
         if self.problems:
             return None
-        fit = Fit(self.period, experiments, self._observables(), [])
+        fit = Fit(self.period, experiments, self._observables(), [], self.estimated)
         fit.measurements = self._measurements(fit)
-        fit.estimated = tuple(self.name(p.id) for p in self.tables.parameters if p.estimate)
         if self.problems:
             return None
         self._apply(fit)
@@ -198,9 +196,10 @@ class _Importer:
     def _read_parameters(self) -> None:
         model = self.model
         parameters, values, derived = dict(model.parameters), dict(model.values), dict(model.derived)
+        known = _names(model)
         for p in self.tables.parameters:
             name = self.name(p.id)
-            if name != p.id and name not in _names(model):
+            if name != p.id and name not in known:
                 self.problems.append(f"parameter {p.id}: is mapped to {name}, which is not in the model")
                 continue
             if name in model.states or name in model.expressions:
@@ -222,7 +221,6 @@ class _Importer:
         expressions, derived, initial = dict(model.expressions), dict(model.derived), dict(model.initial)
         parameters, values = dict(model.parameters), dict(model.values)
         expressions |= networks.outputs
-        estimated = {p.id for p in self.tables.parameters if p.estimate}
         for target, value in self.problem.hybridization.items():
             if networks.is_array(target):
                 continue
@@ -239,7 +237,7 @@ class _Importer:
                         "evaluated before the simulation"
                     )
                 expressions[target] = expr
-            elif target in estimated:
+            elif name in self.estimated:
                 self.problems.append(f"hybridization of {target}: sets what the table of parameters estimates")
             elif name in model.states:
                 initial[name] = expr
@@ -322,9 +320,8 @@ class _Importer:
         # Without conserved totals a steady state does not depend on where it is approached from.
         first = e.first | e.second if e.rests else e.first
         taken = [*(known.id for known in self.tables.experiments), self.no_experiment]
-        return replace(
-            e, id=e.id if alone else _unused(f"{e.id}_inf", taken), rests=True, first=first, second={}, at_rest=True
-        )
+        name = e.id if alone else _unused(f"{e.id}_inf", taken)
+        return replace(e, id=name, rests=True, first=first, second={})
 
     def _changes(self, experiment: str, conditions: Iterable[str]) -> dict[str, sp.Expr]:
         out: dict[str, sp.Expr] = {}
@@ -349,17 +346,14 @@ class _Importer:
         self.model = replace(self.model, parameters={**self.model.parameters, **dict.fromkeys(new, "1")})
 
     def _check_names(self, experiments: Sequence[Experiment]) -> None:
-        model = self.model
-        constants = {*model.parameters, *model.derived}
-        estimated = {self.name(p.id) for p in self.tables.parameters if p.estimate}
-        known = {*constants, *model.states, *model.expressions}
+        known = _names(self.model)
         for e in experiments:
             for target, value in {**e.first, **e.second}.items():
-                if target in model.expressions:
+                if target in self.model.expressions:
                     self.problems.append(f"condition of {e.id}: sets {target}, which a rule of the model computes")
                 elif target not in known:
                     self.problems.append(f"condition of {e.id}: sets {target}, which is not in the model")
-                elif target in estimated:
+                elif target in self.estimated:
                     self.problems.append(f"condition of {e.id}: sets {target}, which is estimated")
                 for name in sorted(names_in(value) - known):
                     self.problems.append(f"condition of {e.id}: found {name} in the formula of {target}: not known")
@@ -369,15 +363,15 @@ class _Importer:
     def _observables(self) -> list[Observable]:
         tables, measured = self.tables.observables, {m.observable_id for m in self.tables.measurements}
         formulas = {o.id: self.formula(o.formula) for o in tables}
+        names: dict[Any, Any] = {}
         for name in in_order(formulas, "observables"):
-            formulas[name] = put_in(formulas[name], {symbol(n): f for n, f in formulas.items() if n != name})
-        names = {symbol(name): expr for name, expr in formulas.items()}
+            names[symbol(name)] = put_in(formulas[name], names)
         known = _names(self.model)
         out = []
         for o in tables:
             if o.id not in measured:
                 continue
-            noise, value = put_in(self.formula(o.noise_formula), names), formulas[o.id]
+            noise, value = put_in(self.formula(o.noise_formula), names), names[symbol(o.id)]
             used = names_in(value) | names_in(noise)
             placeholders = [s.name for s in (*o.observable_placeholders, *o.noise_placeholders)]
             placeholders = placeholders or _placeholders(o.id, used - known)
@@ -397,15 +391,14 @@ class _Importer:
             if m.observable_id not in numbers:
                 self.problems.append(f"measurement {row}: found the observable {m.observable_id}, which is in no table")
                 continue
-            wanted = fit.observables[numbers[m.observable_id]].placeholders
-            if len(wanted) != len(overrides):
+            o, at_rest = fit.observables[numbers[m.observable_id]], not math.isfinite(m.time)
+            if len(o.placeholders) != len(overrides):
                 self.problems.append(
                     f"measurement {row}: found {len(overrides)} observable and noise parameters, wanted "
-                    f"{len(wanted)}: {', '.join(wanted) or 'none'}"
+                    f"{len(o.placeholders)}: {', '.join(o.placeholders) or 'none'}"
                 )
             for name in sorted(set().union(*map(names_in, overrides)) - known):
                 self.problems.append(f"measurement {row}: found the parameter {name}, which is not known")
-            o, at_rest = fit.observables[numbers[m.observable_id]], not math.isfinite(m.time)
             if not math.isfinite(m.measurement) or (o.distribution.startswith("log-") and m.measurement <= 0):
                 what = "positive number" if o.distribution.startswith("log-") else "finite number"
                 self.problems.append(f"measurement {row}: found {m.measurement:g}, wanted a {what}")
@@ -413,7 +406,7 @@ class _Importer:
                 self.problems.append(f"measurement {row}: is at rest, and {o.id} depends on time")
             number = self.number[m.experiment_id or "", at_rest]
             start = fit.experiments[number].start
-            time = m.time - start if math.isfinite(m.time) else 0.0
+            time = 0.0 if at_rest else m.time - start
             if time < 0:
                 self.problems.append(f"measurement {row}: found the time {m.time:g}, before the start at {start:g}")
             out.append(Measurement(number, numbers[m.observable_id], time, m.time, float(m.measurement), overrides))
@@ -444,7 +437,7 @@ class _Importer:
         kept = {name: symbol(name) for name in self.networks.static_outputs}
         begun = model.at_start(kept, names={*model.states, *model.derived, *used} & set(model.start_order))
         before = {symbol(n): put_in(f, base) for n, f in begun.items() if n not in kept} | base
-        values = {c: self._phases(c, fit, before) for c in constants}
+        values = self._phases(fit, before)
         if self.problems:
             return
         old = {symbol(c): self._choose([v for pair in values[c] for v in (pair[0], pair[0])]) for c in constants}
@@ -480,21 +473,23 @@ class _Importer:
         own = {symbol(n): sp.Float(model.values[n]) for n in self.constants if n in model.values}
         return put_in(model.at_start(names=[name])[name], own)
 
-    def _phases(self, name: str, fit: Fit, before: Mapping[Any, Any]) -> list[tuple[sp.Expr, sp.Expr]]:
-        """Returns of each experiment a constant's formula in both phases, in terms of parameters."""
-        out = []
+    def _phases(self, fit: Fit, before: Mapping[Any, Any]) -> dict[str, list[tuple[sp.Expr, sp.Expr]]]:
+        """Returns of each constant, by experiment, its formulas in both phases, in terms of parameters."""
+        out: dict[str, list[tuple[sp.Expr, sp.Expr]]] = {c: [] for c in self.constants}
         for e in fit.experiments:
-            first = put_in(e.first[name], before) if name in e.first else self.default[name]
-            second = first
-            if name in e.second:
-                own = {symbol(c): put_in(e.first[c], before) if c in e.first else f for c, f in self.default.items()}
-                second = put_in(e.second[name], own)
-                if names_in(second) & {*self.model.states, *self.model.expressions} or TIME in second.free_symbols:
+            first = {c: put_in(e.first[c], before) if c in e.first else self.default[c] for c in self.constants}
+            own = {symbol(c): f for c, f in first.items()}
+            for c in self.constants:
+                second = put_in(e.second[c], own) if c in e.second else first[c]
+                changes = (
+                    names_in(second) & {*self.model.states, *self.model.expressions} or TIME in second.free_symbols
+                )
+                if c in e.second and changes:
                     self.problems.append(
-                        f"experiment {e.id}: sets {name} by states that the steady state decides over, which is not "
+                        f"experiment {e.id}: sets {c} by states that the steady state decides over, which is not "
                         "supported for constants"
                     )
-            out.append((first, second))
+                out[c].append((first[c], second))
         return out
 
     def _choose(self, values: Sequence[sp.Expr]) -> sp.Expr:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,9 @@ class ProblemWriter(PluginWriter):
         self, model: Symbolic, fit: Fit, networks: Networks, class_name: str, source: str, digest: str
     ) -> None:
         self.fit, self.networks = fit, networks
-        self.values: list[sp.Expr] = list(dict.fromkeys(v for row in fit.measurements for v in row.overrides))
-        self.values = self.values or [sp.S.One]
+        # What placeholders stand for: numbers, which need no formula each, then formulas; one where there is nothing.
+        held = list(dict.fromkeys(v for row in fit.measurements for v in row.overrides)) or [sp.S.One]
+        self.numbers, self.formulas = [v for v in held if v.is_number], [v for v in held if not v.is_number]
         methods = [*(f"_{o}" for o in networks.outputs), *(f"_observable_{o.id}" for o in fit.observables)]
         self.members = local_names(methods)
         functions = {str(PICK): "likelihood.pick"}
@@ -74,7 +76,7 @@ class ProblemWriter(PluginWriter):
     # -- the file -------------------------------------------------------------------------------------
 
     def imports(self) -> list[str]:
-        needs = network_import.header("\n".join(self._network_sources()))
+        needs = network_import.header("\n".join(self._network_sources))
         own = "layers, likelihood" if "import layers" in needs else "likelihood"
         eqx = "import equinox as eqx\n" if self.networks.called else ""
         return [
@@ -83,12 +85,14 @@ class ProblemWriter(PluginWriter):
             f"from retrograd import {own}\nfrom retrograd.api import Model",
         ]
 
+    @cached_property
     def _network_sources(self) -> list[str]:
         return [network_import.source(c.network, self.classes[c.id]).rstrip("\n") for c in self.networks.called]
 
     def definitions(self) -> list[str]:
         m, fit = self.fit.measurements, self.fit
-        indices = [tuple(self.values.index(v) for v in row.overrides) for row in m]
+        place = {v: i for i, v in enumerate([*self.numbers, *self.formulas])}
+        indices = [tuple(place[v] for v in row.overrides) for row in m]
         lines = [
             "_MEASUREMENTS = likelihood.Measurements(",
             *_wrapped("experiment", [row.experiment for row in m]),
@@ -104,7 +108,7 @@ class ProblemWriter(PluginWriter):
                 "# Of each phase, whether the steady state is the start itself, since the experiment has none.",
                 *_wrapped("_SKIPS", fit.skips, 0, end=""),
             ]
-        return [*self._network_sources(), "\n".join(lines)]
+        return [*self._network_sources, "\n".join(lines)]
 
     def attributes(self) -> list[str]:
         fit, m = self.fit, self.fit.measurements
@@ -270,12 +274,18 @@ class ProblemWriter(PluginWriter):
             "",
             "        - `times`: shape (time,). `x`: states there, shape (time, state). `k`: of the dynamic phase.",
             '        """',
-            *self._given(self.values),
+            *self._given(self.formulas),
         ]
         values = self._free("values")
-        made = [f"jnp.asarray({self.write(v)}, x.dtype)" for v in self.values]
-        lines += [f"        {values} = jnp.stack(", "            [", *(f"                {v}," for v in made)]
-        lines += ["            ]", "        )", "        observables = ["]
+        # One array of all numbers: a problem may give each measurement its own noise.
+        lines += _wrapped(values, [float(v) for v in self.numbers], 8, end="")
+        lines.append(f"        {values} = jnp.asarray({values}, x.dtype)")
+        if self.formulas:
+            made = [f"                jnp.asarray({self.write(v)}, x.dtype)," for v in self.formulas]
+            computed = self._free("computed")
+            lines += [f"        {computed} = jnp.stack(", "            [", *made, "            ]", "        )"]
+            lines.append(f"        {values} = jnp.concatenate([{values}, {computed}])")
+        lines.append("        observables = [")
         for o in self.fit.observables:
             own = self.members[f"_observable_{o.id}"]
             lines.append(f"            lambda t, x, held: self.{own}(k, t, x, held),")

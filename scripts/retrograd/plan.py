@@ -257,10 +257,10 @@ class Plan:
             suffix = ".tsv" if role == "scenarios" else Path(file).suffix
             made = here.startswith(f"{MADE.as_posix()}/")
             options = (*([] if made else [here]), f"study/{here.rpartition('/')[2]}", f"study/{role}{suffix}")
-            kind, _, beside = role.partition("/")
-            if beside:
+            kind, _, relative = role.partition("/")
+            if relative:
                 # What a file names by a path relative to itself has to stay there.
-                options = (os.path.normpath(f"{os.path.dirname(out[kind][1])}/{beside}").replace(os.sep, "/"),)
+                options = (os.path.normpath(f"{os.path.dirname(out[kind][1])}/{relative}").replace(os.sep, "/"),)
             name = next((n for n in options if n not in dict(bad_names([*taken, n]))), None)
             if name is None:
                 raise RetrogradError(f"{file}: found no name for it in an archive, wanted a file below its problem's")
