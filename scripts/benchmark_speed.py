@@ -12,6 +12,7 @@ def main(run, plugin, class_name, model_file, scenarios, out_file, pictures):
     import numpy as np
 
     from retrograd import context, speed, store
+    from retrograd.errors import RetrogradError
     from retrograd.figures import draw_speed
     from retrograd.report import write
     from retrograd.schema import SPEED
@@ -19,6 +20,11 @@ def main(run, plugin, class_name, model_file, scenarios, out_file, pictures):
 
     cls, model = context.load_model(plugin, class_name, model_file)
     chunk = context.load_chunk(scenarios, cls, run.settings["start"])
+    if cls.jump_times:
+        raise RetrogradError(
+            f"{class_name} has jump_times, and most peers in the benchmark know no jumps: their numbers would be "
+            "those of another model. Take a study whose model has none."
+        )
     about = run.settings["benchmark"]
     for name in speed.missing(about["peers"]):
         log.warning("%s is not installed, and left out: pip install %s brings it.", name, name)

@@ -12,7 +12,9 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file, 
     import numpy as np
 
     from retrograd import causes, context, store
+    from retrograd.batches import float_type
     from retrograd.dynamics import rows_at
+    from retrograd.jumps import row_times
     from retrograd.rescue import rung_names
     from retrograd.schema import DYNAMICS, DYNAMICS_STATUS, TIMINGS
     from retrograd.solve_stage import simulate, stiffness_ratios
@@ -28,6 +30,7 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file, 
         steady = store.read(steady_file, "steady_state")
         rest = np.where((steady["status"].values == 0)[:, None], steady["x"].values, np.nan)
         start = StartOfDynamics(cls).value(model, rest, chunk.k_dynamic)
+    rows = row_times(cls.jump_times, times, float_type())
     progress = Progress("simulations", len(chunk.ids))
     watch = Stopwatch()
     compiled = lambda: watch.lap("compile")
@@ -48,7 +51,7 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file, 
         DYNAMICS,
         {
             "k": chunk.k_dynamic,
-            "x": np.stack([rows_at(r, s, times) for r, s in zip(records, start, strict=True)]),
+            "x": np.stack([rows_at(r, s, rows) for r, s in zip(records, start, strict=True)]),
             "x_start": start,
             "status": status,
             "rung": rung,

@@ -28,6 +28,8 @@ class Model(eqx.Module):
     frozen: ClassVar[tuple[str, ...]] = ()
     # Names of the parameters by which derivatives are taken; None: by all.
     estimated: ClassVar[tuple[str, ...] | None] = None
+    # Times at which the state becomes `jump(t, x, k)`, or the vector field changes; increasing, above 0.
+    jump_times: ClassVar[tuple[float, ...]] = ()
     # Columns `experiment`, `observable` (text), `time` [time_unit], `measurement`, one entry a measurement; {}: none.
     measurements: ClassVar[Mapping[str, tuple]] = {}
 
@@ -68,6 +70,18 @@ class Model(eqx.Module):
         - `k`: the parameters of the dynamic phase.
         """
         del k
+        return x
+
+    def jump(self, t: jax.Array, x: jax.Array, k: dict[str, jax.Array]) -> jax.Array:
+        """Returns the state that the dynamics go on from, shape (state,).
+
+        - `t`: one of `jump_times`. Up to it and there the vector field was taken; from here on it is at times above.
+        - `x`: the state before, shape (state,).
+        - `k`: the parameters of the dynamic phase.
+
+        A row saved at `t` is the state after the jump.
+        """
+        del t, k
         return x
 
     def residual_scale(self, k: dict[str, jax.Array]) -> jax.Array:

@@ -16,6 +16,7 @@ import numpy as np
 from retrograd.api import Model
 from retrograd.context import field_of
 from retrograd.dynamics import DT_MIN, NONFINITE, SKIPPED, SUCCESSFUL, Record, longest_steps
+from retrograd.jumps import jumps_of
 from retrograd.nonfinite import NonFinite
 from retrograd.schema import CAUSES, STEADY_STATUS
 from retrograd.trace import Attempt, Diagnosis, Finding, SingleSteps, vector
@@ -115,6 +116,7 @@ def of_dynamics(
 class _Forward:
     def __init__(self, cls: type[Model], model: Model, options: Mapping[str, Any]) -> None:
         field = field_of(cls, options)
+        self.jumps = jumps_of(field)
         self.options, self.n, self.states = options, len(cls.states), list(cls.states)
         self.steps = SingleSteps(field, model, options, self.n)
         self.diagnosis = Diagnosis(field, model, options, np.zeros(len(cls.parameters)))
@@ -129,6 +131,10 @@ class _Forward:
             finding = diagnosis.rates(0.0, x_start)
             said = told(finding) if finding else "the first step has no finite end"
             return Cause(_OF_ATTEMPT[finding.kind if finding else ""], 0.0, text=f"At the start, {said}")
+        jump_times = () if self.jumps is None else self.jumps.before(np.inf, diagnosis.dtype)
+        if record.status == NONFINITE and record.start[-1] in jump_times:
+            said = f"At t = {t:.6g}, x = {vector(x)}, the model's jump gives no finite state"
+            return Cause("state_overflow", time=t, text=said)
         lost = np.flatnonzero(~np.isfinite(record.error))
         h = float(record.end[-1] - record.start[-1])
         cause = Cause(time=t, state=self._moves_most(record, x_start))

@@ -193,7 +193,7 @@ def discretisation(
     twice the difference (Richardson 1911, doi:10.1098/rsta.1911.0009). That can vanish by accident where the error
     changes its sign; so each quantity gets a share of the largest difference beside it.
     """
-    found, _ = problem.replay(data.on([_halved(s) for s in data.steps]))
+    found, _ = problem.replay(data.on([_halved(np.asarray(s, problem.dtype)) for s in data.steps]))
     eps = 1e3 * float(np.finfo(problem.dtype).eps)
     x, gradient = replayed["rows"], problem.columns_of(replayed)
     moved = np.abs(found["rows"] - x)
@@ -216,7 +216,7 @@ def discretisation(
 
 
 def _halved(ends: np.ndarray) -> np.ndarray:
-    starts = np.concatenate([[0.0], ends[:-1]])
+    starts = np.concatenate([np.zeros(1, ends.dtype), ends[:-1]])
     middles = starts + (ends - starts) / 2
     # Steps of an ulp have no middle.
     return np.unique(np.concatenate([middles[(middles > starts) & (middles < ends)], ends]))

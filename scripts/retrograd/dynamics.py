@@ -20,6 +20,7 @@ import optimistix as optx
 
 from retrograd.api import Model
 from retrograd.batches import LANES, float_type
+from retrograd.jumps import jump_times_of, jumps_of, row_times
 from retrograd.plugins import Field
 from retrograd.rosenbrock import Rodas5P, tableau_of
 from retrograd.runge_kutta import RungeKutta
@@ -172,17 +173,21 @@ class Integrator:
     ) -> None:
         """- `field`: f(model, t, x, k).
         - `options`: the variant's solver, nonlinear, controller, segments, max_steps.
-        - `save_times`: increasing, the last one above 0; steps end there exactly.
+        - `save_times`: increasing, the last one above 0; steps end there exactly, and jumps begin and end.
         - `n`: number of states.
         """
         self.dtype = float_type()
-        times = np.asarray(save_times, self.dtype)
+        jumps = jumps_of(field)
+        times = row_times(jump_times_of(field), save_times, self.dtype)
         self.stop = times[-1]
         rtol, atol = options["controller"]["rtol"], options["controller"]["atol"]
         own = uses_own_step(options)
         solver = make_solver(options)
         step = RungeKutta(field, options["solver"], atol, n, self.dtype, NEWTON_STEPS) if own else None
-        controller = make_controller(options, times[times > 0])
+        step_ends = times[times > 0]
+        if jumps is not None:
+            step_ends = np.union1d(step_ends, jumps.before(self.stop, self.dtype))
+        controller = make_controller(options, step_ends)
         dt0 = options["controller"]["dt0"]
         max_steps = options["max_steps"]
         stop = jnp.asarray(self.stop)
@@ -210,7 +215,9 @@ class Integrator:
             return (jnp.zeros((), bool), rate(t0, x, (model, k)))
 
         def start(model, x, k):
-            t0 = jnp.zeros((), self.dtype)
+            return begin(model, jnp.zeros((), self.dtype), x, k)
+
+        def begin(model, t0, x, k):
             args = (model, k)
             first = jnp.asarray(FIRST_STEP if dt0 is None else dt0, self.dtype)
             t1, controller_state = controller.init(term, t0, stop, x, first, args, solver.func, order)
@@ -237,6 +244,8 @@ class Integrator:
             t0 = jnp.minimum(t0, stop)
             ahead = jnp.where(keep, stop, t0 + 0.5 * (stop - t0))
             t1 = jnp.where((t0 < stop) & (t1 > near), ahead, t1)
+            if jumps is not None:
+                t1 = jumps.cut_off(t0, t1)
             seen = jnp.where(jnp.any(jnp.isnan(x1)), lane.x, x1)
             scaled = optx.rms_norm(error / (atol + rtol * jnp.maximum(jnp.abs(lane.x), jnp.abs(seen))))
             attempts = lane.attempts + 1
@@ -266,7 +275,23 @@ class Integrator:
                 lane.accepted + keep.astype(jnp.int32),
                 status,
             )
-            return after, (lane.t0, lane.t1, keep, scaled, x1)
+            row = (lane.t0, lane.t1, keep, scaled, x1)
+            return (after, row) if jumps is None else jumped(model, lane, after, row)
+
+        def jumped(model, lane, after, row):
+            # At a jump, what it gives in the place of what the attempt gave; the solver begins anew behind it.
+            assert jumps is not None
+            here = jumps.at(lane.t0)
+            t1, x = jnp.nextafter(lane.t0, stop), jumps.apply(model, lane.t0, lane.x, lane.k)
+            finite = jnp.all(jnp.isfinite(x))
+            new = begin(model, t1, x, lane.k)
+            attempts, accepted = lane.attempts + 1, lane.accepted + finite.astype(jnp.int32)
+            going = jnp.where(attempts >= max_steps, MAX_STEPS, new.status)
+            status = jnp.where(finite, jnp.where(t1 >= stop, SUCCESSFUL, going), NONFINITE).astype(jnp.int32)
+            new = eqx.tree_at(lambda s: (s.attempts, s.accepted, s.status), new, (attempts, accepted, status))
+            error = jnp.where(finite, 0, jnp.inf).astype(self.dtype)
+            pick = lambda a, b: jax.tree_util.tree_map(lambda a, b: jnp.where(here, a, b), a, b)
+            return pick(new, after), pick((lane.t0, t1, finite, error, x), row)
 
         def block(model, lanes):
             empty = lambda dtype, *more: jnp.zeros((BLOCK, LANES, *more), dtype)

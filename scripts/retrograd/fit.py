@@ -22,6 +22,7 @@ from retrograd.batches import LANES, batched, float_type
 from retrograd.certificates import WORST_FIRST
 from retrograd.context import units_of
 from retrograd.errors import RetrogradError
+from retrograd.jumps import row_times
 from retrograd.plugins import parameter_dict
 from retrograd.schema import FIT, FIT_STATUS, VERDICTS
 from retrograd.simulations import NOMINAL
@@ -64,7 +65,8 @@ def _pieces(
     cls: type[Model], model: Model, dynamics: xr.Dataset
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields of each scenario which measurements are its own, what was simulated and the noise, each (row,)."""
-    times = jnp.asarray(dynamics["model_time"].values, float_type())
+    saved = dynamics["model_time"].values
+    times = jnp.asarray(row_times(cls.jump_times, saved, float_type()))
 
     def one(model: Model, x: jax.Array, k: jax.Array) -> tuple[jax.Array, ...]:
         found = model.fitted(times, x, parameter_dict(cls, k))

@@ -18,9 +18,10 @@ from retrograd.batches import batched, float_type
 from retrograd.context import Chunk
 from retrograd.differences import FURTHER, NOISE_PAIRS, WIDTHS, Samples, coarse, estimate, widths
 from retrograd.dynamics import SUCCESSFUL, Record, save_index
+from retrograd.jump_replay import make_replayer
+from retrograd.jumps import jump_times_of, row_times
 from retrograd.plugins import Field, member
 from retrograd.replay import Linearised
-from retrograd.rosenbrock_replay import make_replayer
 from retrograd.starts import InitialState, StartOfDynamics
 from retrograd.steady import SteadyProblem
 from retrograd.store import ragged
@@ -87,7 +88,7 @@ class GradientProblem:
         self.cls, self.field, self.model, self.options, self.steady = cls, field, model, options, steady
         self.n = len(cls.states)
         self.dtype = float_type()
-        self.times = np.asarray(save_times, self.dtype)
+        self.times = row_times(jump_times_of(field), save_times, self.dtype)
         self.replayer = make_replayer(field, options, self.n)
         self.weights = n_weights(model)
         gradient = options["gradient"]

@@ -88,8 +88,9 @@ class Measurements:
         """
         rows = jnp.asarray(self.rows)[experiment]
         row = jnp.maximum(rows, 0)
-        t = jnp.asarray(self.time, x.dtype)[row]
-        states = x[jnp.argmin(jnp.abs(times - t[:, None]), axis=1)]
+        saved = jnp.argmin(jnp.abs(times - jnp.asarray(self.time, x.dtype)[row][:, None]), axis=1)
+        # The save times: what is measured at a jump is what follows on it.
+        t, states = times[saved], x[saved]
         held = values[jnp.asarray(self.overrides)[row]]
         which = jnp.asarray(self.observable)[row]
         simulation, noise = jnp.full(t.shape, jnp.nan, x.dtype), jnp.full(t.shape, jnp.nan, x.dtype)

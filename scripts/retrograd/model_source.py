@@ -17,7 +17,7 @@ from sympy.core.relational import Relational
 from sympy.logic.boolalg import Boolean, BooleanFalse, BooleanTrue
 
 from retrograd.errors import RetrogradError
-from retrograd.symbolic import TIME, Symbolic, names_in, symbol
+from retrograd.symbolic import TIME, Symbolic, names_in, put_in, symbol
 
 # How tightly Python binds what stands in a text: comparisons less so than the bitwise operators.
 _COMPARE, _OR, _XOR, _AND, _SUM, _PRODUCT, _SIGN, _POWER, _ATOM = range(9)
@@ -546,7 +546,9 @@ class PluginWriter:
         ]
         # A rule may give a compartment a size that does not change.
         formulas = {**self.derived, **self.model.expressions}
-        lines += [self.assign(name, expr, needed) for name, expr in formulas.items() if name in needed]
+        # They count in the steady phase, whose time is 0.
+        formulas = {name: put_in(expr, {TIME: sp.S.Zero}) for name, expr in formulas.items() if name in needed}
+        lines += [self.assign(name, expr, needed) for name, expr in formulas.items()]
         return [*lines, *self.totals([self.write(total) for total in totals])]
 
     def parameter_lines(self, needed: set[str]) -> list[str]:

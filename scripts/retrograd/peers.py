@@ -20,6 +20,7 @@ from retrograd.batches import LANES, batched
 from retrograd.differences import Samples, estimate, widths
 from retrograd.dynamics import FIRST_STEP, Integrator, make_controller, make_solver, rows_at
 from retrograd.gradients import GradientProblem, Scenarios
+from retrograd.jumps import FieldWithJumps, Jumps, after, jumps_of, spans
 from retrograd.plugins import member
 from retrograd.weights import flatten, unflatten
 
@@ -30,26 +31,54 @@ BACKWARD_STEPS = 1000
 KEPT = 2
 
 
-def _solve(problem: GradientProblem, term: Any, x: jax.Array, args: Any, saveat: Any, adjoint: Any, rtol: float) -> Any:
+def _solve(
+    problem: GradientProblem, term: Any, x: jax.Array, args: Any, jump: Any, adjoint: Any, rtol: float, steps: bool
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Returns diffrax's states at the save times, whether it got to the end, and the ends of its steps if wanted.
+
+    - `jump`: (t, x) -> the state after a jump.
+
+    Shapes (time, state), () and (step, 1 + state): the time of each end and the state there, inf for padding.
+    """
     options = problem.options
     controller = options["controller"]
     share = rtol / controller["rtol"]
     options = {**options, "controller": {**controller, "rtol": rtol, "atol": controller["atol"] * share}}
     dt0 = controller["dt0"]
-    return diffrax.diffeqsolve(
-        term,
-        make_solver(options),
-        t0=jnp.zeros((), problem.dtype),
-        t1=jnp.asarray(problem.times[-1]),
-        dt0=jnp.asarray(FIRST_STEP if dt0 is None else dt0, problem.dtype),
-        y0=x,
-        args=args,
-        saveat=saveat,
-        stepsize_controller=make_controller(options, problem.times[problem.times > 0]),
-        adjoint=adjoint,
-        max_steps=options["max_steps"],
-        throw=False,
-    )
+    finished, rows, ends = jnp.ones((), bool), [], []
+    with_time = lambda t, x, args=None: jnp.concatenate([jnp.asarray(t, x.dtype)[None], x])
+    for begin, end, jumps in spans(problem.field, problem.times[-1], problem.dtype):
+        inside = problem.times[(problem.times >= begin) & (problem.times <= end)]
+        stops = np.union1d(inside, end)
+        ends_too = diffrax.SubSaveAt(steps=True, fn=with_time)
+        saveat = diffrax.SaveAt(ts=jnp.asarray(stops))
+        if steps:
+            saveat = diffrax.SaveAt(subs=(diffrax.SubSaveAt(ts=jnp.asarray(stops)), ends_too))
+        solution = diffrax.diffeqsolve(
+            term,
+            make_solver(options),
+            t0=jnp.asarray(begin),
+            t1=jnp.asarray(end),
+            dt0=jnp.asarray(FIRST_STEP if dt0 is None else dt0, problem.dtype),
+            y0=x,
+            args=args,
+            saveat=saveat,
+            stepsize_controller=make_controller(options, stops[stops > begin]),
+            adjoint=adjoint,
+            max_steps=options["max_steps"],
+            throw=False,
+        )
+        found, *taken = cast(tuple[jax.Array, ...], solution.ys if steps else (solution.ys,))
+        finished &= solution.result == diffrax.RESULTS.successful
+        rows.append(found[: len(inside)])
+        ends += taken
+        x = found[-1]
+        if jumps:
+            x = jump(jnp.asarray(end), x)
+            ends.append(with_time(after(end), x)[None])
+    # Where the last save time is a jump, no piece follows on it.
+    rows += [x[None]] if jumps else []
+    return jnp.concatenate(rows), finished, jnp.concatenate(ends) if steps else None
 
 
 def checkpoint(
@@ -81,15 +110,14 @@ def _through_the_solve(problem: GradientProblem, together: bool) -> Callable[...
     term = diffrax.ODETerm(lambda t, x, args: problem.field(args[0], jnp.asarray(t), x, args[1]))
     times = jnp.asarray(problem.times)
     call = member(problem.cls, "loss", ())
-    ends_too = diffrax.SubSaveAt(steps=True, fn=lambda t, x, args: jnp.concatenate([t[None], x]))
-    saveat = diffrax.SaveAt(subs=(diffrax.SubSaveAt(ts=times), ends_too))
+    jumps = jumps_of(problem.field)
     rtol = problem.options["controller"]["rtol"]
 
     def loss(weights, x, k, static):
         model = eqx.combine(weights, static)
-        solution = _solve(problem, term, x, (model, k), saveat, diffrax.RecursiveCheckpointAdjoint(), rtol)
-        rows, ends = cast(tuple[jax.Array, jax.Array], solution.ys)
-        finished = solution.result == diffrax.RESULTS.successful
+        jump = lambda t, x: jumps.apply(model, t, x, k) if jumps else x
+        adjoint = diffrax.RecursiveCheckpointAdjoint()
+        rows, finished, ends = _solve(problem, term, x, (model, k), jump, adjoint, rtol, True)
         return call(model, times, rows, k), (ends, finished)
 
     def one(model, x, k):
@@ -148,13 +176,13 @@ def _backwards(problem: GradientProblem, rtol: float) -> Callable[..., Any]:
     term = diffrax.ODETerm(lambda t, x, args: problem.field(moved(args[0]), jnp.asarray(t), x, args[1]))
     times = jnp.asarray(problem.times)
     call = member(problem.cls, "loss", ())
-    saveat = diffrax.SaveAt(ts=times)
+    jumps = jumps_of(problem.field)
     adjoint = diffrax.BacksolveAdjoint(max_steps=min(problem.options["max_steps"], BACKWARD_STEPS), throw=False)
 
     def loss(a, x, k):
-        solution = _solve(problem, term, x, (a, k), saveat, adjoint, rtol)
-        finished = solution.result == diffrax.RESULTS.successful
-        return call(moved(a), times, solution.ys, k), finished
+        jump = lambda t, x: jumps.apply(moved(a), t, x, k) if jumps else x
+        rows, finished, _ = _solve(problem, term, x, (a, k), jump, adjoint, rtol, False)
+        return call(moved(a), times, rows, k), finished
 
     def one(_, x, k):
         zero = jnp.zeros(len(directions), problem.dtype)
@@ -199,5 +227,8 @@ def _with_weights(problem: GradientProblem) -> Integrator:
     # The weights are parameters of its scenarios, so that one compilation serves all perturbations.
     names = len(problem.cls.parameters)
     cut = lambda kw: (kw[:names], kw[names:])
-    field = lambda model, t, x, kw: problem.field(unflatten(model, cut(kw)[1]), t, x, cut(kw)[0])
+    of_weights = lambda call: lambda model, t, x, kw: call(unflatten(model, cut(kw)[1]), t, x, cut(kw)[0])
+    field, jumps = of_weights(problem.field), jumps_of(problem.field)
+    if jumps is not None:
+        field = FieldWithJumps(field, Jumps(jumps.times, of_weights(jumps.apply)))
     return Integrator(field, problem.model, problem.options, list(problem.times), problem.n)

@@ -1,9 +1,9 @@
 """A PEtab problem as a `Symbolic` with its experiments, observables and measurements.
 
-An experiment is a start, with or without a steady state before it, and one period of dynamics from there. Each of its
-two phases has a number, the value of a parameter (`Fit.period`): even the steady one's, odd the dynamic one's. What
-conditions set is a parameter with a value in each phase where all of these are numbers, else a formula that chooses
-by that number.
+An experiment is a start, with or without a steady state before it, and dynamics from there. Each of its two phases has
+a number, the value of a parameter (`Fit.period`): even the steady one's, odd the dynamic one's. What conditions set is
+a parameter with a value in each phase where all of these are numbers, else a formula that chooses by that number. In
+the course of the dynamics conditions make states jump, and what else they set is a formula of time.
 
 Semantics: PEtab 2.0, "Conditions table, detailed semantics": changes are evaluated on what was before them, and take
 effect together; amounts stay where a compartment changes its size.
@@ -42,6 +42,7 @@ class Experiment:
     - `rests`: whether a steady state comes before.
     - `first`, `second`: what conditions change, target to formula, at the very start, and after the steady state.
     - `conditions`: ids of those that apply at the very start.
+    - `later`: what conditions change in the course of the dynamics: times since their start, in order, with changes.
     """
 
     id: str
@@ -50,6 +51,12 @@ class Experiment:
     first: dict[str, sp.Expr]
     second: dict[str, sp.Expr]
     conditions: tuple[str, ...]
+    later: tuple[tuple[float, dict[str, sp.Expr]], ...] = ()
+
+    @property
+    def changes(self) -> list[dict[str, sp.Expr]]:
+        """All changes, in order."""
+        return [self.first, self.second, *(changes for _, changes in self.later)]
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class Fit:
     - `estimated`: parameters that are estimated, in the order of their table.
     - `restart`: of states the formula of the start of the dynamics, in terms of the steady state's.
     - `columns`: of parameters that conditions set, their value in each phase, shape (experiment, 2).
+    - `jumps`: of states the formula of their jumps, in terms of time and the states before.
     """
 
     period: str
@@ -95,6 +103,12 @@ class Fit:
     estimated: tuple[str, ...] = ()
     restart: dict[str, sp.Expr] = field(default_factory=dict)
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    jumps: dict[str, sp.Expr] = field(default_factory=dict)
+
+    @property
+    def jump_times(self) -> list[float]:
+        """Times since the start at which conditions change anything."""
+        return sorted({time for e in self.experiments for time, _ in e.later})
 
     @property
     def start(self) -> str:
@@ -161,8 +175,6 @@ class _Importer:
         if self.problems:
             return None
         self._apply(fit)
-        if any(e.rests for e in experiments) and self._depends_on_time():
-            self.problems.append("found rates that depend on time, and an experiment that begins with a steady state")
         return (assembled(self.model), fit, self.networks) if not self.problems else None
 
     def _add_state(self) -> None:
@@ -291,37 +303,36 @@ class _Importer:
         if rests and len(times) < 2:
             self.problems.append(f"experiment {name}: has a steady state alone, wanted a period that begins after it")
             return None
-        for time, changed in list(zip(times, changes, strict=True))[dynamic + 1 :]:
-            if changed:
-                targets = ", ".join(changed)
-                self.problems.append(
-                    f"experiment {name}: changes {targets} at time {time:g}, in the course of the dynamics: changes "
-                    "after their start are not supported"
-                )
         start = times[dynamic] if times else 0.0
         first = changes[0] if changes else {}
         second = changes[1] if rests else {}
+        later = list(zip(times, changes, strict=True))[dynamic + 1 :]
         # Inputs of networks that are evaluated before the simulation are those of the first condition.
-        second = {target: value for target, value in second.items() if target not in self.networks.static_inputs}
-        for targets, time in ((first, -math.inf if rests else start), (second, start)):
+        kept = lambda targets: {t: value for t, value in targets.items() if t not in self.networks.static_inputs}
+        second, later = kept(second), [(time, kept(targets)) for time, targets in later]
+        for time, targets in ((-math.inf if rests else start, first), (start, second), *later):
             for target, value in targets.items():
                 if TIME in value.free_symbols and not math.isfinite(time):
                     self.problems.append(f"experiment {name}: sets {target} by the time, at -inf")
                 targets[target] = put_in(value, {TIME: sp.Float(time) if math.isfinite(time) else sp.S.Zero})
         ids = tuple(periods[0].condition_ids) if periods else ()
-        return Experiment(name, start, rests, first, second, ids)
+        since_start = tuple((time - start, targets) for time, targets in later if targets)
+        return Experiment(name, start, rests, first, second, ids, since_start)
 
     def _at_rest(self, e: Experiment, alone: bool) -> Experiment:
-        if e.rests and self.model.invariants:
+        if (e.rests or e.later) and self.model.invariants:
             self.problems.append(
-                f"experiment {e.id}: measures a steady state that follows on another one, in a model with conserved "
-                "totals, which is not supported"
+                f"experiment {e.id}: measures a steady state that follows on another one or on later changes, in a "
+                "model with conserved totals, which is not supported"
             )
         # Without conserved totals a steady state does not depend on where it is approached from.
-        first = e.first | e.second if e.rests else e.first
+        first = dict(e.first)
+        for changes in [e.second] * e.rests + [changes for _, changes in e.later]:
+            before = {symbol(target): value for target, value in first.items()}
+            first |= {target: put_in(value, before) for target, value in changes.items()}
         taken = [*(known.id for known in self.tables.experiments), self.no_experiment]
         name = e.id if alone else _unused(f"{e.id}_inf", taken)
-        return replace(e, id=name, rests=True, first=first, second={})
+        return replace(e, id=name, rests=True, first=first, second={}, later=())
 
     def _changes(self, experiment: str, conditions: Iterable[str]) -> dict[str, sp.Expr]:
         out: dict[str, sp.Expr] = {}
@@ -342,13 +353,13 @@ class _Importer:
         formulas = [f for o in tables.observables for f in (o.formula, o.noise_formula)]
         formulas += [f for m in tables.measurements for f in (*m.observable_parameters, *m.noise_parameters)]
         used = set().union(*(names_in(self.formula(f)) for f in formulas)) - _names(self.model)
-        new = dict.fromkeys(t for e in experiments for t in (*e.first, *e.second) if t in used)
+        new = dict.fromkeys(t for e in experiments for changes in e.changes for t in changes if t in used)
         self.model = replace(self.model, parameters={**self.model.parameters, **dict.fromkeys(new, "1")})
 
     def _check_names(self, experiments: Sequence[Experiment]) -> None:
         known = _names(self.model)
         for e in experiments:
-            for target, value in {**e.first, **e.second}.items():
+            for target, value in (item for changes in e.changes for item in changes.items()):
                 if target in self.model.expressions:
                     self.problems.append(f"condition of {e.id}: sets {target}, which a rule of the model computes")
                 elif target not in known:
@@ -420,7 +431,7 @@ class _Importer:
         if any(e.start != 0 for e in fit.experiments):
             self._shift_time(fit)
             model = self.model
-        changed = dict.fromkeys(t for e in fit.experiments for t in (*e.first, *e.second))
+        changed = dict.fromkeys(t for e in fit.experiments for changes in e.changes for t in changes)
         constants = [t for t in changed if t not in model.states]
         missing = [c for c in constants if c not in model.values and c not in model.derived]
         for c in missing:
@@ -432,7 +443,7 @@ class _Importer:
         self.constants = constants
         self.default = {c: self._default(c) for c in constants}
         base = {symbol(c): f for c, f in self.default.items()}
-        used = set().union(*(names_in(f) for e in fit.experiments for f in (*e.first.values(), *e.second.values())))
+        used = set().union(*(names_in(f) for e in fit.experiments for changes in e.changes for f in changes.values()))
         # Networks that are evaluated before the simulation see what their experiment's first condition sets.
         kept = {name: symbol(name) for name in self.networks.static_outputs}
         begun = model.at_start(kept, names={*model.states, *model.derived, *used} & set(model.start_order))
@@ -440,11 +451,14 @@ class _Importer:
         values = self._phases(fit, before)
         if self.problems:
             return
-        old = {symbol(c): self._choose([v for pair in values[c] for v in (pair[0], pair[0])]) for c in constants}
+        old = {symbol(c): self._choose([v for own in values[c] for v in (own[0], own[0])]) for c in constants}
         self._freeze(old if self.problem.follows else base, changed)
         self._set_constants(values, fit)
         self._set_starts(fit, before, values)
         self._set_restart(fit, old, values)
+        if any(e.rests for e in fit.experiments) and self._depends_on_time():
+            self.problems.append("found rates that depend on time, and an experiment that begins with a steady state")
+        self._set_jumps(fit, values)
         fit.columns[self.period] = np.arange(2.0 * len(fit.experiments)).reshape(-1, 2)
         self.model = replace(self.model, parameters={**self.model.parameters, self.period: "1"})
 
@@ -473,23 +487,27 @@ class _Importer:
         own = {symbol(n): sp.Float(model.values[n]) for n in self.constants if n in model.values}
         return put_in(model.at_start(names=[name])[name], own)
 
-    def _phases(self, fit: Fit, before: Mapping[Any, Any]) -> dict[str, list[tuple[sp.Expr, sp.Expr]]]:
-        """Returns of each constant, by experiment, its formulas in both phases, in terms of parameters."""
-        out: dict[str, list[tuple[sp.Expr, sp.Expr]]] = {c: [] for c in self.constants}
+    def _phases(self, fit: Fit, before: Mapping[Any, Any]) -> dict[str, list[list[sp.Expr]]]:
+        """Returns of each constant, by experiment, its formulas in both phases and after each of the later changes.
+
+        In terms of parameters.
+        """
+        out: dict[str, list[list[sp.Expr]]] = {c: [] for c in self.constants}
         for e in fit.experiments:
             first = {c: put_in(e.first[c], before) if c in e.first else self.default[c] for c in self.constants}
-            own = {symbol(c): f for c, f in first.items()}
             for c in self.constants:
-                second = put_in(e.second[c], own) if c in e.second else first[c]
-                changes = (
-                    names_in(second) & {*self.model.states, *self.model.expressions} or TIME in second.free_symbols
-                )
-                if c in e.second and changes:
-                    self.problems.append(
-                        f"experiment {e.id}: sets {c} by states that the steady state decides over, which is not "
-                        "supported for constants"
-                    )
-                out[c].append((first[c], second))
+                out[c].append([first[c]])
+            for changes in e.changes[1:]:
+                own = {symbol(c): out[c][-1][-1] for c in self.constants}
+                for c in self.constants:
+                    new = put_in(changes[c], own) if c in changes else own[symbol(c)]
+                    moving = {*self.model.states, *self.model.expressions}
+                    if c in changes and (names_in(new) & moving or TIME in new.free_symbols):
+                        self.problems.append(
+                            f"experiment {e.id}: sets {c} by states that the simulation decides over, which is not "
+                            "supported for constants"
+                        )
+                    out[c][-1].append(new)
         return out
 
     def _choose(self, values: Sequence[sp.Expr]) -> sp.Expr:
@@ -518,13 +536,13 @@ class _Importer:
         derived = {n: frozen.get(n, f) for n, f in model.derived.items()}
         self.model = replace(model, initial=initial, derived=derived)
 
-    def _set_constants(self, values: Mapping[str, list[tuple[sp.Expr, sp.Expr]]], fit: Fit) -> None:
+    def _set_constants(self, values: Mapping[str, list[list[sp.Expr]]], fit: Fit) -> None:
         model = self.model
         parameters, derived, own = dict(model.parameters), dict(model.derived), dict(model.values)
-        for name, pairs in values.items():
+        for name, by_experiment in values.items():
             derived.pop(name, None)
-            flat = [v for pair in pairs for v in pair]
-            if all(v.is_number for v in flat):
+            flat = [v for phases in by_experiment for v in phases[:2]]
+            if all(v.is_number for v in flat) and not _changes_later(by_experiment):
                 parameters.setdefault(name, "1")
                 own.pop(name, None)
                 fit.columns[name] = np.array(flat, float).reshape(-1, 2)
@@ -572,6 +590,48 @@ class _Importer:
             if any(f != symbol(name) for f in formulas):
                 fit.restart[name] = self._choose([f for f in formulas for _ in range(2)])
 
+    def _set_jumps(self, fit: Fit, values: Mapping[str, list[list[sp.Expr]]]) -> None:
+        """Puts later changes into the model: constants become formulas of time, states jump."""
+        model, latest_first = self.model, sorted(fit.jump_times, reverse=True)
+        for name in model.states:
+            pieces: list[Any] = []
+            for time in latest_first:
+                formulas = [self._jump_of(name, time, i, e, values) for i, e in enumerate(fit.experiments)]
+                if any(f != symbol(name) for f in formulas):
+                    chosen = self._choose([f for of_one in formulas for f in (symbol(name), of_one)])
+                    pieces.append((chosen, sp.Eq(TIME, sp.Float(time))))
+            if pieces:
+                fit.jumps[name] = sp.Piecewise(*pieces, (symbol(name), sp.true))
+        derived, expressions = dict(model.derived), dict(model.expressions)
+        for c in [c for c in self.constants if _changes_later(values[c])]:
+            # Of each phase, what holds from a time on; at that time itself it is what was before.
+            since = lambda time: self._choose(
+                [
+                    v
+                    for own, e in zip(values[c], fit.experiments, strict=True)  # noqa: B023
+                    for v in (own[0], own[1 + sum(t <= time for t, _ in e.later)])
+                ]
+            )
+            pieces, before = [], derived.pop(c)
+            last = before
+            for time in reversed(latest_first):
+                if since(time) != last:
+                    last = since(time)
+                    pieces.insert(0, (last, sp.Float(time) < TIME))
+            expressions[c] = sp.Piecewise(*pieces, (before, sp.true))
+        self.model = replace(model, derived=derived, expressions=expressions)
+
+    def _jump_of(
+        self, name: str, time: float, i: int, e: Experiment, values: Mapping[str, list[list[sp.Expr]]]
+    ) -> sp.Expr:
+        """Returns what a state becomes at a time in an experiment, the i-th one, in terms of the states before."""
+        changes = dict(e.later).get(time, {})
+        j = 1 + sum(t <= time for t, _ in e.later)
+        if name in changes:
+            return put_in(self.model.resolve(changes[name]), {symbol(c): values[c][i][j - 1] for c in values})
+        resized = self._resized(name, changes, lambda c: values[c][i][j - 1], lambda c: values[c][i][j])
+        return symbol(name) * resized
+
     def _resized(
         self, name: str, changes: Mapping[str, Any], was: Callable[[str], Any], now: Callable[[str], Any]
     ) -> Any:
@@ -584,6 +644,10 @@ class _Importer:
     def _depends_on_time(self) -> bool:
         model = assembled(self.model)
         return any(TIME in model.resolve(rate).free_symbols for rate in model.rates.values())
+
+
+def _changes_later(by_experiment: Sequence[Sequence[sp.Expr]]) -> bool:
+    return any(new != phases[1] for phases in by_experiment for new in phases[2:])
 
 
 def _placeholders(observable: str, names: Iterable[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,8 @@ MEMBERS = (
     "initial_guess",
     "initial_state",
     "invariants",
+    "jump",
+    "jump_times",
     "loss",
     "measurements",
     "parameters",
@@ -114,6 +116,8 @@ class ProblemWriter(PluginWriter):
         fit, m = self.fit, self.fit.measurements
         lines = super().attributes()
         lines += _wrapped("estimated", fit.estimated, 4, end="")
+        if fit.jump_times:
+            lines += _wrapped("jump_times", fit.jump_times, 4, end="")
         frozen = [*map(self._path, self.networks.frozen), *self.arrays.values()]
         if frozen:
             lines += _wrapped("frozen", frozen, 4, end="")
@@ -144,6 +148,8 @@ class ProblemWriter(PluginWriter):
                 methods += [self._output(called, name) for name in called.outputs]
         if self.fit.restart:
             methods.append(self._start_of_dynamics())
+        if self.fit.jumps:
+            methods.append(self._jump())
         methods += [self._observable(i) for i in range(len(self.fit.observables))]
         return [*methods, self._fitted(), self._loss()]
 
@@ -222,23 +228,36 @@ class ProblemWriter(PluginWriter):
         return lines + [self.assign(n, f, needed) for n, f in computed.items() if n in needed]
 
     def _start_of_dynamics(self) -> list[str]:
-        states = [self.names[s] for s in self.model.states]
-        new = local_names([f"{s}_now" for s in self.model.states], self.names.values())
         lines = [
             "    def start_of_dynamics(self, x: jax.Array, k: dict[str, jax.Array]) -> jax.Array:",
             '        """Returns where the dynamics begin, shape (state,): conditions set some after the steady state.',
             "",
             "        - `x`: steady state, shape (state,). `k`: parameters of the dynamic phase, scalars.",
             '        """',
-            *unpack_lines(states, "x"),
-            *self._given(list(self.fit.restart.values())),
         ]
+        return [*lines, *self._set_anew(self.fit.restart)]
+
+    def _jump(self) -> list[str]:
+        lines = [
+            "    def jump(self, t: jax.Array, x: jax.Array, k: dict[str, jax.Array]) -> jax.Array:",
+            '        """Returns the state after a jump, shape (state,): later conditions set some.',
+            "",
+            "        - `t`: time of the jump. `x`: state before it, shape (state,). `k`: parameters, scalars.",
+            '        """',
+        ]
+        return [*lines, *self._set_anew(self.fit.jumps)]
+
+    def _set_anew(self, formulas: Mapping[str, sp.Expr]) -> list[str]:
+        """Returns the lines that compute and return a state of which some entries are given by formulas."""
+        states = [self.names[s] for s in self.model.states]
+        new = local_names([f"{s}_now" for s in self.model.states], self.names.values())
+        lines = [*unpack_lines(states, "x"), *self._given(list(formulas.values()))]
         ends = []
         for state, own in zip(self.model.states, states, strict=True):
             variable = own
-            if state in self.fit.restart:
+            if state in formulas:
                 variable = new[f"{state}_now"]
-                lines.append(f"        {variable} = {self.write(self.fit.restart[state])}")
+                lines.append(f"        {variable} = {self.write(formulas[state])}")
             ends.append(variable)
         return [*lines, *stack_lines(ends)]
 

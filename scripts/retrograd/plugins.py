@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 
 from retrograd.api import Model
 from retrograd.errors import RetrogradError
+from retrograd.jumps import FieldWithJumps, Jumps
 from retrograd.messages import one_of
 from retrograd.provenance import file_digest
 
@@ -81,6 +83,11 @@ def _check_declarations(cls: type[Model], where: str) -> None:
                 for name in cls.estimated
                 if name not in cls.parameters
             )
+    times = cls.jump_times
+    if not isinstance(times, tuple) or not all(isinstance(t, int | float) for t in times):
+        problems.append(f"jump_times is {times!r}, wanted a tuple of times such as (5.0, 10.0)")
+    elif not all(0 < t < math.inf for t in times) or any(a >= b for a, b in itertools.pairwise(times)):
+        problems.append(f"jump_times is {times!r}, wanted finite times above 0, increasing")
     problems += _measurement_problems(cls)
     if problems:
         raise RetrogradError(f"{where}: " + "; ".join(problems) + ".")
@@ -172,7 +179,9 @@ def vector_field(cls: type[Model], formulation: str, guard: Mapping[str, float] 
             rate = jnp.where(jnp.isfinite(rate), rate, jnp.asarray(guard["dx_fill"], x.dtype))
         return rate
 
-    return field
+    if not cls.jump_times:
+        return field
+    return FieldWithJumps(field, Jumps(cls.jump_times, member(cls, "jump", (len(cls.states),))))
 
 
 def member(cls: type[Model], name: str, shape: tuple[int, ...]) -> Callable[..., jax.Array]:

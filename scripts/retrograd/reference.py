@@ -16,6 +16,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from retrograd.gradients import GradientProblem, Scenarios
+from retrograd.jumps import jumps_of, spans
 from retrograd.weights import flatten, unflatten
 
 RTOL = 1e-8
@@ -50,11 +51,19 @@ class Reference:
         self._start = eqx.filter_jit(self._start_one)
         self._onset: Any = eqx.filter_jit(problem.onset.with_tangent)
         self._loss = eqx.filter_jit(problem.loss_tangent)
+        self._jump: Any = eqx.filter_jit(self._jump_one)
 
     def _start_one(self, k, x0, dk, dw):
         if self.problem.steady is not None:
             return self.problem.steady.first_guess(self.problem.model, k, x0, dk, dw)
         return self.problem.initial.with_tangent(self.problem.model, k, x0, dk, dw)
+
+    def _jump_one(self, t, x, k, s, dk, dw):
+        jumps, weights = jumps_of(self.problem.field), flatten(self.problem.model)
+        assert jumps is not None
+        moved = lambda w, x, k: jumps.apply(unflatten(self.problem.model, w), t, x, k)
+        along = lambda dw, dx, dk: jax.jvp(moved, (weights, x, k), (dw, dx, dk))[1]
+        return moved(weights, x, k), jax.vmap(along)(dw, s, dk)
 
     def derivatives(self, data: Scenarios, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns derivatives of the loss and their error, (scenario, wrt); NaN where SciPy gives none.
@@ -96,9 +105,20 @@ class Reference:
     def _onward(self, y: np.ndarray, k: np.ndarray, rtol: float) -> tuple[np.ndarray, np.ndarray]:
         # From states and sensitivities at the start of the dynamic phase.
         times = np.asarray(self.problem.times, float)
-        path = self._integrate(y, k, "dynamic", 0.0, times[-1], rtol, times)
-        if path is None:
-            return np.full((len(times), self.n), np.nan), np.full(len(self.problem.columns), np.nan)
+        path, jumps = np.full((len(times), len(y)), np.nan), False
+        for begin, end, jumps in spans(self.problem.field, times[-1], np.dtype(float)):
+            inside = (times >= begin) & (times <= end)
+            found = self._integrate(y, k, "dynamic", float(begin), float(end), rtol, np.union1d(times[inside], end))
+            if found is None:
+                return path[:, : self.n], np.full(len(self.problem.columns), np.nan)
+            path[inside], y = found[: np.sum(inside)], found[-1]
+            if jumps:
+                at = (float(end), y[: self.n], k, y[self.n :].reshape(-1, self.n), self.dk["dynamic"], self.dw)
+                x, s = self._jump(*map(jnp.asarray, at))
+                y = np.concatenate([x, np.asarray(s).reshape(-1)])
+        if jumps:
+            # The last save time is a jump, and no piece follows on it.
+            path[-1] = y
         drows = np.swapaxes(path[:, self.n :].reshape(len(times), -1, self.n), 0, 1)
         rows, dk = jnp.asarray(path[:, : self.n]), self.dk["dynamic"]
         return path[:, : self.n], np.asarray(self._loss(self.problem.model, rows, jnp.asarray(k), drows, dk, self.dw))

@@ -82,7 +82,7 @@ class Replayer:
         # Of a step, rows of its stages that are kept, and rows of them that a neighbouring replay begins from.
         self.kept, self.guesses = self._step.kept, self._step.guesses
         self._first_rate = eqx.filter_jit(
-            jax.vmap(lambda model, x, k: field(model, jnp.zeros((), self.dtype), x, k), in_axes=(None, 0, 0))
+            jax.vmap(lambda model, t, x, k: field(model, t, x, k), in_axes=(None, 0, 0, 0))
         )
         self._forward = eqx.filter_jit(self._forward_block)
         self._jacobians = eqx.filter_jit(self._jacobians_block)
@@ -252,25 +252,25 @@ class Replayer:
 
     # -- host side ------------------------------------------------------------------------------------
 
-    def _first_rates(self, model, weights, x, k, of):
+    def _first_rates(self, model, weights, t, x, k, of):
         if not self._step.takes_rate:
             return np.zeros_like(x)
         if weights is None:
-            return batched(self._first_rate, model, x, k)
+            return batched(self._first_rate, model, t, x, k)
         out = np.empty_like(x)
         for m in np.unique(of):
             own = unflatten(model, jnp.asarray(weights[m], self.dtype))
-            out[of == m] = batched(self._first_rate, own, x[of == m], k[of == m])
+            out[of == m] = batched(self._first_rate, own, t[of == m], x[of == m], k[of == m])
         return out
 
-    def _times(self, steps: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def _times(self, steps: Sequence[np.ndarray], begin: Any) -> tuple[np.ndarray, np.ndarray]:
         # (step, scenario); the steps behind a scenario's last one have length 0 and change nothing.
         blocks = -(-max(map(len, steps), default=0) // BLOCK)
-        t0 = np.zeros((blocks * BLOCK, len(steps)), self.dtype)
+        t0 = np.full((blocks * BLOCK, len(steps)), begin, self.dtype)
         t1 = np.zeros_like(t0)
         for i, ends in enumerate(steps):
             t1[: len(ends), i] = ends
-            t1[len(ends) :, i] = ends[-1] if len(ends) else 0
+            t1[len(ends) :, i] = ends[-1] if len(ends) else begin
         t0[1:] = t1[:-1]
         return t0, t1
 
@@ -311,7 +311,7 @@ class Replayer:
         item = np.full(width, -1)
         offset = np.zeros(width, np.int64)
         x = np.zeros((width, self.n), self.dtype)
-        first_rate = self._first_rates(model, weights, x_start, k, of)
+        first_rate = self._first_rates(model, weights, near.t0[0, owner], x_start, k, of)
         flat = None if weights is None else np.asarray(weights, self.dtype)
         changes = jitter((BLOCK, self.n), self.dtype, seed)
         rate = np.zeros_like(x)
@@ -352,17 +352,18 @@ class Replayer:
                     item[lane] = -1
 
     def forward(
-        self, model: Model, x_start: np.ndarray, k: np.ndarray, steps: Sequence[np.ndarray]
+        self, model: Model, x_start: np.ndarray, k: np.ndarray, steps: Sequence[np.ndarray], begin: Any = 0.0
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Returns the state at the end of each step, and the stages, of each scenario.
 
         - `x_start`: shape (scenario, state).
         - `k`: shape (scenario, parameter).
-        - `steps`: of each scenario the ends of its steps, shape (step,); the first begins at 0.
+        - `steps`: of each scenario the ends of its steps, shape (step,).
+        - `begin`: time at which the first steps begin.
 
         Results: lists of arrays (step, state) and (step, stage, state).
         """
-        t0, t1 = self._times(steps)
+        t0, t1 = self._times(steps, begin)
         unknown = np.broadcast_to(np.asarray(np.nan, self.dtype), (*t0.shape, self.guesses, self.n))
         near = Linearised(np.array([len(v) for v in steps], int), t0, t1, unknown, None)
         return self._walk(model, x_start, k, np.arange(len(steps)), near, None, True)
@@ -384,11 +385,16 @@ class Replayer:
         return [np.sort(rows) for rows in out]
 
     def linearise(
-        self, model: Model, k: np.ndarray, steps: Sequence[np.ndarray], stages: Sequence[np.ndarray]
+        self,
+        model: Model,
+        k: np.ndarray,
+        steps: Sequence[np.ndarray],
+        stages: Sequence[np.ndarray],
+        begin: Any = 0.0,
     ) -> Linearised:
         """Returns what `perturbed` starts from, for one of the `portions`; arguments as `backward` takes them."""
         lengths = np.array([len(v) for v in steps], int)
-        t0, t1 = self._times(steps)
+        t0, t1 = self._times(steps, begin)
         y = np.zeros((*t0.shape, self.guesses, self.n), self.dtype)
         out = Linearised(lengths, t0, t1, y, None)
         if not self.guesses:
@@ -462,6 +468,7 @@ class Replayer:
         dk: np.ndarray,
         dweights: np.ndarray,
         jitter: int = 0,
+        begin: Any = 0.0,
     ) -> list[np.ndarray]:
         """Returns the derivatives of the states at the steps' ends in some directions, arrays (step, direction, state).
 
@@ -470,9 +477,10 @@ class Replayer:
         - `dk`, `dweights`: each direction's part in the parameters and in the weights, shape (direction, parameter)
           and (direction, weight).
         - `jitter`: 0, or the seed of changes of the size of rounding (`linalg.jitter`) in stages and Jacobians.
+        - `begin`: as in `forward`.
         """
         lengths = np.array([len(v) for v in steps], int)
-        t0, t1 = self._times(steps)
+        t0, t1 = self._times(steps, begin)
         out = [np.zeros((n, *dx.shape[1:])) for n in lengths]
         dk, dweights = np.asarray(dk, self.dtype), np.asarray(dweights, self.dtype)
         for lanes in self._batches(lengths):
@@ -514,6 +522,7 @@ class Replayer:
         injected: Sequence[np.ndarray],
         weights: int,
         jitter: int = 0,
+        begin: Any = 0.0,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the gradient with respect to start state (item, state), k (item, parameter), weights (item, weight).
 
@@ -521,13 +530,14 @@ class Replayer:
         - `injected`: of each item the loss's derivative by the state at each step's end, shape (step, state).
         - `weights`: number of weights.
         - `jitter`: 0, or the seed of changes of the size of rounding (`linalg.jitter`) in stages and Jacobians.
+        - `begin`: as in `forward`.
         """
         total = len(steps)
         out_x = np.zeros((total, self.n))
         out_k = np.zeros((total, k.shape[1]))
         out_w = np.zeros((total, weights))
         lengths = np.array([len(v) for v in steps], int)
-        t0, t1 = self._times(steps)
+        t0, t1 = self._times(steps, begin)
         for lanes in self._batches(lengths):
             blocks = -(-max(lengths[lanes]) // BLOCK)
             full = self._filled(lanes)

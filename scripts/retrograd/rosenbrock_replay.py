@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 
 from retrograd.linalg import eliminated
-from retrograd.plugins import Field
 from retrograd.replay import WALK, Replayer, flat_rows, zeros_of
 from retrograd.rosenbrock import Rodas5PTableau, Rosenbrock, slopes, stage_points
 from retrograd.runge_kutta import stage_times
@@ -117,8 +116,3 @@ class RosenbrockReplayer(Replayer):
             return end, end
 
         return jax.lax.scan(step, dx, (t0, t1, stages, jacobians, sources))
-
-
-def make_replayer(field: Field, options: Mapping[str, Any], n: int) -> Replayer:
-    """Returns the replay of a variant's solver; arguments as those of `Replayer`."""
-    return (RosenbrockReplayer if options["solver"] == "Rodas5P" else Replayer)(field, options, n)

@@ -16,6 +16,7 @@ import numpy as np
 from retrograd.api import Model
 from retrograd.batches import float_type
 from retrograd.dynamics import NEWTON_STEPS, SUCCESSFUL, Integrator, make_solver, uses_own_step
+from retrograd.jumps import jumps_of
 from retrograd.linalg import solve as linear_solve
 from retrograd.nonfinite import NonFinite, first_nonfinite
 from retrograd.plugins import Field
@@ -374,6 +375,14 @@ def walk_back(
         rate = lambda t, x: field(model, t, x, k_)
         return jax.vjp(lambda x: rodas5p(rate, t0, t1, x, slopes(rate, t0, x))[0], x)[1](lam)[0]
 
+    jumps = jumps_of(field)
+    jumped = jumps.apply if jumps else None
+
+    @eqx.filter_jit
+    def through_jump(model, t, x, lam):
+        assert jumped is not None
+        return jax.vjp(lambda x: jumped(model, t, x, k_), x)[1](lam)[0]
+
     one = lambda model, t, x: jax.jacfwd(lambda x: field(model, t, x, k_))(x)
     jacobians = eqx.filter_jit(jax.vmap(jax.vmap(one, in_axes=(None, 0, 0)), in_axes=(None, 0, 0)))
     begins = np.concatenate([np.zeros(1, steps.dtype), steps[:-1]])
@@ -403,7 +412,9 @@ def walk_back(
                     phi = np.full_like(phi, np.nan)
                 eta[i] = jac[i].T @ phi
             lam = end + eta.sum(axis=0)
-        if frozen:
+        if jumps is not None and bool(jumps.at(jnp.asarray(begins[n], dtype))):
+            lam = np.asarray(through_jump(model, *(jnp.asarray(v, dtype) for v in (begins[n], starts[n], end))), float)
+        elif frozen:
             at = (jnp.asarray(v, dtype) for v in (begins[n], steps[n], starts[n], end))
             lam = np.asarray(through(model, *at), float)
         visits.append(Visit(n, float(steps[n]), float(begins[n]), end, lam))

@@ -425,4 +425,5 @@ def _call(
     page.say(
         "With Retrograd, to the bit of the attempts above:", "", "```python", _SNIPPET.format(**values) + "```", ""
     )
-    page.say("Then the same with diffrax's own loop:", "", "```python", _PLAIN + "```")
+    if not cls.jump_times:
+        page.say("Then the same with diffrax's own loop:", "", "```python", _PLAIN + "```")

@@ -13,8 +13,8 @@ from problems import START, StiffGrid, grid, networked, options, solve
 from retrograd import trace
 from retrograd.api import Model
 from retrograd.dynamics import NONFINITE, SUCCESSFUL
+from retrograd.jump_replay import make_replayer
 from retrograd.plugins import vector_field
-from retrograd.rosenbrock_replay import make_replayer
 from retrograd.runge_kutta import Tableau
 from retrograd.weights import n_weights
 
