@@ -376,11 +376,10 @@ def walk_back(
         return jax.vjp(lambda x: rodas5p(rate, t0, t1, x, slopes(rate, t0, x))[0], x)[1](lam)[0]
 
     jumps = jumps_of(field)
-    jumped = jumps.apply if jumps else None
+    jumped = jumps.apply if jumps else lambda model, t, x, k: x
 
     @eqx.filter_jit
     def through_jump(model, t, x, lam):
-        assert jumped is not None
         return jax.vjp(lambda x: jumped(model, t, x, k_), x)[1](lam)[0]
 
     one = lambda model, t, x: jax.jacfwd(lambda x: field(model, t, x, k_))(x)
