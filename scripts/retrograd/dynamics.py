@@ -8,7 +8,7 @@ attempts nor replace a lane that has finished. The test suite holds it equal to 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import diffrax
@@ -138,6 +138,9 @@ class _Lane(eqx.Module):
     attempts: jax.Array
     accepted: jax.Array
     status: jax.Array  # -1 while it runs
+    # Derivatives of x and of the solver's state along one direction, where steps are chosen for these too.
+    dx: jax.Array | None = None
+    dstate: Any = None
 
 
 class _Attempts(eqx.Module):
@@ -181,8 +184,11 @@ class Integrator:
         times = row_times(jump_times_of(field), save_times, self.dtype)
         self.stop = times[-1]
         rtol, atol = options["controller"]["rtol"], options["controller"]["atol"]
-        own = uses_own_step(options)
+        own, sensitive = uses_own_step(options), options["controller"].get("sensitivities", False)
         solver = make_solver(options)
+        if sensitive and hasattr(solver, "scan_kind"):
+            # diffrax's default loop over stages has no derivative forwards.
+            solver = replace(solver, scan_kind="lax")
         step = RungeKutta(field, options["solver"], atol, n, self.dtype, NEWTON_STEPS) if own else None
         step_ends = times[times > 0]
         if jumps is not None:
@@ -215,39 +221,62 @@ class Integrator:
             return (jnp.zeros((), bool), rate(t0, x, (model, k)))
 
         def start(model, x, k):
-            return begin(model, jnp.zeros((), self.dtype), x, k)
+            return begin(model, jnp.zeros((), self.dtype), x, k, x * _mixed(x) if sensitive else None)
 
-        def begin(model, t0, x, k):
+        def begin(model, t0, x, k, dx):
             args = (model, k)
             first = jnp.asarray(FIRST_STEP if dt0 is None else dt0, self.dtype)
             t1, controller_state = controller.init(term, t0, stop, x, first, args, solver.func, order)
             t1 = jnp.minimum(t1, stop)
-            state: Any = state_at(model, t0, t1, x, k)
+            dstate: Any = None
+            if sensitive:
+                of = lambda model, x, k: state_at(model, t0, t1, x, k)
+                state, dstate = along(of, model, x, k, dx=dx)
+            else:
+                state = state_at(model, t0, t1, x, k)
             first_rate = state[0] if isinstance(solver, Rodas5P) else rate(t0, x, args)
             usable = jnp.isfinite(t1) & jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(first_rate))
             status = jnp.where(usable, -1, NONFINITE)
             zero = jnp.zeros((), jnp.int32)
-            return _Lane(t0, t1, x, k, state, controller_state, zero, zero, status.astype(jnp.int32))
+            return _Lane(t0, t1, x, k, state, controller_state, zero, zero, status.astype(jnp.int32), dx, dstate)
+
+        def take(model, lane, x, state, k):
+            if step is None:
+                x1, error, _, after, _ = solver.step(term, lane.t0, lane.t1, x, (model, k), state, False)
+                return x1, error, after
+            taken = step(model, lane.t0, lane.t1, x, state, k)
+            return taken.x, taken.error, taken.rate
+
+        def along(call, model, x, k, *more, dx, dmore=()):
+            # A call's value, and its derivative along the one direction.
+            weights, static = eqx.partition(model, eqx.is_inexact_array)
+            whole = lambda w, x, k, *more: call(eqx.combine(w, static), x, k, *more)
+            dw = jax.tree_util.tree_map(lambda w: w * _mixed(w), weights)
+            return eqx.filter_jvp(whole, (weights, x, k, *more), (dw, dx, k * _mixed(k), *dmore))
 
         def attempt(model, lane):
-            if step is None:
-                x1, error, _, solver_state, _ = solver.step(
-                    term, lane.t0, lane.t1, lane.x, (model, lane.k), lane.solver_state, False
-                )
+            dx1 = dstate = None
+            if sensitive:
+                of = lambda model, x, k, state: take(model, lane, x, state, k)
+                given = (model, lane.x, lane.k, lane.solver_state)
+                taken, dtaken = along(of, *given, dx=lane.dx, dmore=(lane.dstate,))
+                (x1, error, solver_state), (dx1, derror, dstate) = taken, dtaken
+                before, y1 = jnp.concatenate([lane.x, lane.dx]), jnp.concatenate([x1, dx1])
+                error = jnp.concatenate([error, derror])
             else:
-                taken = step(model, lane.t0, lane.t1, lane.x, lane.solver_state, lane.k)
-                x1, error, solver_state = taken.x, taken.error, taken.rate
+                x1, error, solver_state = take(model, lane, lane.x, lane.solver_state, lane.k)
+                before, y1 = lane.x, x1
             error = jnp.where(jnp.isnan(error), jnp.inf, error)
             keep, t0, t1, _, controller_state, _ = controller.adapt_step_size(
-                lane.t0, lane.t1, lane.x, x1, (model, lane.k), error, order, lane.controller_state
+                lane.t0, lane.t1, before, y1, (model, lane.k), error, order, lane.controller_state
             )
             t0 = jnp.minimum(t0, stop)
             ahead = jnp.where(keep, stop, t0 + 0.5 * (stop - t0))
             t1 = jnp.where((t0 < stop) & (t1 > near), ahead, t1)
             if jumps is not None:
                 t1 = jumps.cut_off(t0, t1)
-            seen = jnp.where(jnp.any(jnp.isnan(x1)), lane.x, x1)
-            scaled = optx.rms_norm(error / (atol + rtol * jnp.maximum(jnp.abs(lane.x), jnp.abs(seen))))
+            seen = jnp.where(jnp.any(jnp.isnan(y1)), before, y1)
+            scaled = optx.rms_norm(error / (atol + rtol * jnp.maximum(jnp.abs(before), jnp.abs(seen))))
             attempts = lane.attempts + 1
             select = lambda new, old: jax.tree_util.tree_map(lambda a, b: jnp.where(keep, a, b), new, old)
             done = t0 >= stop
@@ -274,6 +303,8 @@ class Integrator:
                 attempts,
                 lane.accepted + keep.astype(jnp.int32),
                 status,
+                select(dx1, lane.dx),
+                select(dstate, lane.dstate),
             )
             row = (lane.t0, lane.t1, keep, scaled, x1)
             return (after, row) if jumps is None else jumped(model, lane, after, row)
@@ -282,9 +313,14 @@ class Integrator:
             # At a jump, what it gives in the place of what the attempt gave; the solver begins anew behind it.
             assert jumps is not None
             here = jumps.at(lane.t0)
-            t1, x = jnp.nextafter(lane.t0, stop), jumps.apply(model, lane.t0, lane.x, lane.k)
+            t1, dx = jnp.nextafter(lane.t0, stop), None
+            jump = lambda model, x, k: jumps.apply(model, lane.t0, x, k)
+            if sensitive:
+                x, dx = along(jump, model, lane.x, lane.k, dx=lane.dx)
+            else:
+                x = jump(model, lane.x, lane.k)
             finite = jnp.all(jnp.isfinite(x))
-            new = begin(model, t1, x, lane.k)
+            new = begin(model, t1, x, lane.k, dx)
             attempts, accepted = lane.attempts + 1, lane.accepted + finite.astype(jnp.int32)
             going = jnp.where(attempts >= max_steps, MAX_STEPS, new.status)
             status = jnp.where(finite, jnp.where(t1 >= stop, SUCCESSFUL, going), NONFINITE).astype(jnp.int32)
@@ -406,6 +442,11 @@ class Integrator:
                     parts[i] = []
                     owner[lane] = -1
                     done(1)
+
+
+def _mixed(values: jax.Array) -> jax.Array:
+    """Returns factors of both signs, of the values' shape: a direction that no symmetry of a model leaves out."""
+    return jnp.reshape(jnp.cos(jnp.arange(values.size) ** 2 + 1.0), values.shape).astype(values.dtype)
 
 
 def _join(parts: list[tuple[np.ndarray, ...]], status: int) -> Record:

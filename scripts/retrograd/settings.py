@@ -257,6 +257,11 @@ class Controller(Part):
     dcoeff: Finite = Field(default=0.0, description="derivative coefficient [1]")
     dtmax: Positive | None = Field(default=None, description="longest step [time unit of the model]; null: any")
     dt0: Positive | None = Field(default=None, description="first step [time unit of the model]; null: chosen")
+    sensitivities: bool = Field(
+        default=False,
+        description="whether the derivative of the states along one direction of start, parameters and weights is kept "
+        "within the tolerances too; steps take two to three times as long",
+    )
 
 
 class Segment(Part):
