@@ -1,12 +1,23 @@
 """JAX as the jobs use it: float64, one thread, errors as NaN in their own lane. The same random cases in every run."""
 
+import atexit
 import gc
+import os
+import shutil
 import sys
+import tempfile
 
 import pytest
 from hypothesis import settings
 
 from retrograd.job import prepare_jax
+
+# Of one session and one worker, its studies included: half of the time of the suite is compilation, much of it of the same
+# programs. Not shared between workers: jax writes an entry in place, and one that is read half-written is a warning.
+_COMPILED = tempfile.mkdtemp(prefix="retrograd-tests-")
+atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 prepare_jax("float64")
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
