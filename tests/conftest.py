@@ -12,8 +12,8 @@ from hypothesis import settings
 
 from retrograd.job import prepare_jax
 
-# Of one session and one worker, its studies included: half of the time of the suite is compilation, much of it of the same
-# programs. Not shared between workers: jax writes an entry in place, and one that is read half-written is a warning.
+# Of one session and one worker, its studies included: half of the time of the suite is compilation, much of it of the
+# same programs. Not shared between workers: jax writes in place, and an entry that is read half-written is a warning.
 _COMPILED = tempfile.mkdtemp(prefix="retrograd-tests-")
 atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED

@@ -41,7 +41,8 @@ class LinearisedChain:
 class ReplayerWithJumps:
     """A `Replayer` for steps with jumps among them: the same methods, arguments and results.
 
-    Of a jump, `stages` hold the state before it in every row.
+    Of a jump, `stages` hold the state before it, and in the last row that after it, where steps of stiffly accurate
+    methods have theirs.
     """
 
     def __init__(self, inner: Replayer, jumps: Jumps) -> None:
@@ -80,6 +81,9 @@ class ReplayerWithJumps:
     def _at(self, j: int, rows: np.ndarray) -> np.ndarray:
         return np.full(len(rows), self._times[j] if j < len(self._times) else 0)
 
+    def _stages(self, before: np.ndarray, new: np.ndarray) -> np.ndarray:
+        return np.stack([before] * (self._inner.kept - 1) + [new])
+
     def forward(
         self, model: Model, x_start: np.ndarray, k: np.ndarray, steps: Sequence[np.ndarray]
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -96,7 +100,7 @@ class ReplayerWithJumps:
             if len(rows):
                 jumped = batched(self._value, model, self._at(j, rows), x[rows], k[rows])
                 for i, new in zip(rows, jumped, strict=True):
-                    stages[i][cuts[i][j]] = x[i]
+                    stages[i][cuts[i][j]] = self._stages(x[i], new)
                     ends[i][cuts[i][j]] = x[i] = new
         return ends, stages
 
@@ -138,7 +142,7 @@ class ReplayerWithJumps:
                 jumped = jumped * (1 + roundings((self.n,), self.dtype, seed))
                 for i, new in zip(rows, jumped, strict=True):
                     if keep_stages:
-                        stages[i][cuts[i][j]] = x[i]
+                        stages[i][cuts[i][j]] = self._stages(x[i], new)
                     ends[i][cuts[i][j]] = x[i] = new
         return ends, stages
 

@@ -712,6 +712,7 @@ def test_stage_options():
             "dcoeff": 0.0,
             "dtmax": None,
             "dt0": None,
+            "sensitivities": False,
         },
         "segments": [{"until": 1.0, "dtmax": 0.1}, {"until": 5.0, "dtmax": None}],
         "max_steps": 16384,
