@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import xarray as xr
+
 import retrograd
 from retrograd.devices import on_gpu
 from retrograd.errors import RetrogradError
 from retrograd.provenance import cpu_features, environment, file_digest, processor, text_digest
-from retrograd.store import Provenance
+from retrograd.store import Provenance, read
 
 log = logging.getLogger("retrograd")
 
@@ -29,7 +31,10 @@ PORTABLE_FLAGS = "--xla_cpu_prefer_vector_width=128"
 
 @dataclass
 class Job:
-    """One running rule: its settings and what its outputs will say about their origin."""
+    """One running rule: its settings and what its outputs will say about their origin.
+
+    - `given`: sha256 of what the study is given and this job does not read itself, by name.
+    """
 
     name: str
     settings: dict[str, Any]
@@ -37,10 +42,26 @@ class Job:
     precision: str | None
     threads: int
     inputs: dict[str, str] = field(default_factory=dict)
+    given: dict[str, str] = field(default_factory=dict)
 
     def digest(self, name: str, path: str) -> None:
         """Records the sha256 of an input under a name that is free of folders."""
         self.inputs[name] = file_digest(path)
+
+    @property
+    def wanted(self) -> dict[str, str]:
+        """What a file that this job reads must say of its origin, as far as it says it."""
+        named = {name: self.settings[name] for name in ("study", "variant") if name in self.settings}
+        return {**self.given, **self.inputs, **named}
+
+    def read(self, name: str, path: str, kind: str, lazily: tuple[str, ...] = (), **wanted: str) -> xr.Dataset:
+        """Returns an input as `store.read` does, which must be of this job's run, and records its sha256.
+
+        - `wanted`: what it must say beside `Job.wanted`.
+        """
+        found = read(path, kind, lazily, self.wanted | wanted)
+        self.digest(name, path)
+        return found
 
     def provenance(self) -> Provenance:
         return Provenance(
@@ -71,7 +92,8 @@ def job(snakemake: Any) -> Iterator[Job]:
             os.environ["JAX_PLATFORMS"] = "cpu"
         prepare_jax(precision or "float64", snakemake.threads, settings.get("portable", False))
         log.debug("package retrograd from %s", retrograd.__file__)
-        yield Job(snakemake.rule, settings, snakemake.params.code, precision, snakemake.threads)
+        given = dict(getattr(snakemake.params, "given", {}))
+        yield Job(snakemake.rule, settings, snakemake.params.code, precision, snakemake.threads, given=given)
     except RetrogradError as error:
         # The traceback would hide the sentence that says what to do.
         log.error("%s %s: %s", snakemake.rule, wildcards, error)
