@@ -382,8 +382,10 @@ def check_origin(attrs: Mapping[Any, Any], path: str | os.PathLike[str], kind: s
 
 
 def _again(path: str | os.PathLike[str], kind: str) -> str:
-    chunk = "_chunk" if "chunks" in Path(path).parts else ""
-    return to_rebuild(SCHEMAS[kind].rule + chunk, path)
+    # results/STUDY/chunks/STAGE/WORK/CHUNK.nc, and beside it the job's times.
+    stage = Path(path).parts[-3:-2]
+    of_chunk = {"chunks", "timings"} & set(Path(path).parts)
+    return to_rebuild(f"{stage[0]}_chunk" if of_chunk else SCHEMAS[kind].rule, path)
 
 
 def labels(ds: xr.Dataset, dim: str) -> list[str]:

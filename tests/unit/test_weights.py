@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from safetensors.numpy import save_file
+from sealing import seal_again
 
 from retrograd import store, weights
 from retrograd.api import Model
@@ -602,6 +603,8 @@ def test_weights_beyond_float64_text(net: Model, tmp_path: Path):
 def spoil(path: str, change: Callable[[netCDF4.Dataset], None]) -> None:
     with netCDF4.Dataset(path, "r+") as file:
         change(file)
+    # What follows from the change is to be found, and not that there was one.
+    seal_again(path)
 
 
 def model_refusal(path: str, model: Model) -> str:
@@ -609,7 +612,7 @@ def model_refusal(path: str, model: Model) -> str:
         read_model(path, type(model), model)
     text = str(caught.value)
     assert path in text
-    assert "snakemake --cores 1 --forcerun export" in text
+    assert f"Rule export makes it: `snakemake --cores 1 --forcerun {path}`" in text
     return text
 
 
