@@ -8,8 +8,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ def job(snakemake: Any) -> Iterator[Job]:
     settings = json.loads(snakemake.params.settings)
     precision = settings.get("precision")
     _log_to(snakemake.log[0] if snakemake.log else None)
+    _none_from_the_future(snakemake.input)
     started = time.perf_counter()
     wildcards = " ".join(f"{k}={v}" for k, v in snakemake.wildcards.items())
     log.info("%s %s: start", snakemake.rule, wildcards)
@@ -102,6 +103,15 @@ def job(snakemake: Any) -> Iterator[Job]:
         log.exception("%s %s: stopped by a bug, or by the model's code", snakemake.rule, wildcards)
         sys.exit(1)
     log.info("%s %s: done in %.1f s", snakemake.rule, wildcards, time.perf_counter() - started)
+
+
+def _none_from_the_future(files: Iterable[str]) -> None:
+    """Dates inputs no later than now: after a clock was set back Snakemake would refuse each output as older."""
+    for file in files:
+        # A date that may not be set is told by Snakemake.
+        with suppress(OSError):
+            if os.stat(file).st_mtime > time.time():
+                os.utime(file)
 
 
 def _log_to(path: str | None) -> None:
