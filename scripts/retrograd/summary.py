@@ -23,12 +23,12 @@ def summarize(folder: str, settings: Mapping[str, Any]) -> xr.Dataset:
     variants, stages = settings["variants"], ["dynamics", "gradients"]
     if settings["start"] == "steady_state":
         stages.insert(0, "steady_state")
-    rows, wanted = [], {"study": settings["study"]}
+    read, wanted = [], {"study": settings["study"]}
     for v in variants:
-        files = store.read_stages(Path(folder) / v["name"], stages, store.LARGE, wanted | {"variant": v["name"]})
-        said = store.origin(files["dynamics"].attrs)
+        read.append(store.read_stages(Path(folder) / v["name"], stages, store.LARGE, wanted | {"variant": v["name"]}))
+        said = store.origin(read[-1]["dynamics"].attrs)
         wanted |= {name: said[name] for name in ("model", "plugin", "scenarios") if name in said}
-        rows.append(_one(files, v["gradient"]))
+    rows = [_one(files, v["gradient"]) for files, v in zip(read, variants, strict=True)]
     first = rows[0]
     names = [n for n in SUMMARY.variables if n in first]
     return store.build(
