@@ -33,7 +33,7 @@ PORTABLE_FLAGS = "--xla_cpu_prefer_vector_width=128"
 class Job:
     """One running rule: its settings and what its outputs will say about their origin.
 
-    - `given`: sha256 of what the study is given and this job does not read itself, by name.
+    - `known`: sha256 of what the study is given and this job does not read itself, by name.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Job:
     precision: str | None
     threads: int
     inputs: dict[str, str] = field(default_factory=dict)
-    given: dict[str, str] = field(default_factory=dict)
+    known: dict[str, str] = field(default_factory=dict)
 
     def digest(self, name: str, path: str) -> None:
         """Records the sha256 of an input under a name that is free of folders."""
@@ -52,7 +52,7 @@ class Job:
     def wanted(self) -> dict[str, str]:
         """What a file that this job reads must say of its origin, as far as it says it."""
         named = {name: self.settings[name] for name in ("study", "variant") if name in self.settings}
-        return {**self.given, **self.inputs, **named}
+        return {**self.known, **self.inputs, **named}
 
     def read(self, name: str, path: str, kind: str, lazily: tuple[str, ...] = (), **wanted: str) -> xr.Dataset:
         """Returns an input as `store.read` does, which must be of this job's run, and records its sha256.
@@ -93,8 +93,8 @@ def job(snakemake: Any) -> Iterator[Job]:
             os.environ["JAX_PLATFORMS"] = "cpu"
         prepare_jax(precision or "float64", snakemake.threads, settings.get("portable", False))
         log.debug("package retrograd from %s", retrograd.__file__)
-        given = dict(getattr(snakemake.params, "given", {}))
-        yield Job(snakemake.rule, settings, snakemake.params.code, precision, snakemake.threads, given=given)
+        known = dict(getattr(snakemake.params, "known", {}))
+        yield Job(snakemake.rule, settings, snakemake.params.code, precision, snakemake.threads, known=known)
     except RetrogradError as error:
         # The traceback would hide the sentence that says what to do.
         log.error("%s %s: %s", snakemake.rule, wildcards, error)

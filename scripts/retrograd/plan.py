@@ -138,7 +138,7 @@ class Plan:
         """Returns the sha256 of the weights' file, empty where there is none."""
         return file_digest(self.study.model.weights) if self.study.model.weights else ""
 
-    def weights_given(self) -> dict[str, str]:
+    def known_weights(self) -> dict[str, str]:
         """Returns the weights' sha256 by the name under which `model.nc` has it: by it a job knows the study's own."""
         return {"weights": self.weights_digest()}
 

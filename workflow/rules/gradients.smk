@@ -21,7 +21,7 @@ rule gradients_chunk:
         scenarios=chunk_scenarios,
         class_name=PLAN.study.model.class_,
         plugin=PLAN.plugin_digest(),
-        given=PLAN.weights_given(),
+        known=PLAN.known_weights(),
         earlier=lambda wildcards: PLAN.earlier_settings(wildcards.work),
         code=PLAN.code("gradients"),
     script:

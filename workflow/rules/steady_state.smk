@@ -20,7 +20,7 @@ rule steady_state_chunk:
         scenarios=chunk_scenarios,
         class_name=PLAN.study.model.class_,
         plugin=PLAN.plugin_digest(),
-        given=PLAN.weights_given(),
+        known=PLAN.known_weights(),
         code=PLAN.code("steady_state"),
     script:
         PLAN.script("steady_state")
