@@ -212,12 +212,14 @@ class Study:
         found = (p for p in self.results.rglob("*") if p.is_file() and "logs" not in p.parts)
         return {p.relative_to(self.folder).as_posix(): file_digest(p) for p in found}
 
-    def temporary(self) -> list[str]:
-        """Returns what a run that is over must not leave behind."""
+    def temporary(self, *, scripts: bool = True) -> list[str]:
+        """Returns what a run that is over must not leave behind.
+
+        - `scripts`: Snakemake's copies of scripts too, which stay where it was killed itself.
+        """
         own = [p for top in (self.results, self.folder / ".snakemake/retrograd") for p in top.rglob(".*.tmp")]
-        own += [
-            p for name in ("scripts", "locks", "incomplete") for p in (self.folder / ".snakemake" / name).rglob("*")
-        ]
+        names = ("locks", "incomplete", *(["scripts"] if scripts else []))
+        own += [p for name in names for p in (self.folder / ".snakemake" / name).rglob("*")]
         return [p.relative_to(self.folder).as_posix() for p in own if p.is_file()]
 
 
@@ -273,6 +275,7 @@ class Faults:
         self.table, self.folder = table, folder
         self.expected = undisturbed.files()
         self.random = random.Random(seed)
+        self.left: list[str] = []
         self.study = Study(folder / "study")
         # The compiled programs of the undisturbed run: what is tested is not the compiler.
         shutil.copytree(undisturbed.folder / ".snakemake/retrograd", self.study.folder / ".snakemake/retrograd")
@@ -282,7 +285,9 @@ class Faults:
         """Hurts some runs in a row, then looks whether one plain rerun mends it all."""
         hurt = []
         while len(hurt) < count and time.monotonic() < until:
-            kind = self.random.choice(self.kinds)
+            # Each of them, before one comes again.
+            self.left = self.left or self.random.sample(self.kinds, len(self.kinds))
+            kind = self.left.pop()
             struck, stopped = self.strike(kind)
             bad = self.not_whole()
             if struck:
@@ -553,7 +558,7 @@ def slow_files(table: Table, study: Study, expected: Mapping[str, str], folder: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Hurts runs of a small study and counts what came of it.")
     parser.add_argument("--minutes", type=float, default=15, help="when it is over, whatever is done by then")
     parser.add_argument("--runs", type=int, default=120, help="runs to hurt")
     parser.add_argument("--flips", type=int, default=3000, help="bits to flip, one at a time")

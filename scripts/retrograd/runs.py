@@ -117,7 +117,7 @@ def read_run(folder: Path, variant: str, stages: Sequence[str], wanted: Mapping[
     if wanted is None:
         files = {stage: store.read(path, stage, foreign=True) for stage, path in paths.items()}
     else:
-        files = store.read_stages(folder / variant, stages, wanted=wanted | {"variant": variant})
+        files = store.read_stages(folder / variant, stages, wanted={**wanted, "variant": variant})
     return Run(files, root, weights, said)
 
 
