@@ -326,6 +326,7 @@ class Faults:
         """Runs the study and does something to it; returns whether it was done, and whether the run stopped at it."""
         place = Path(tempfile.mkdtemp(dir=self.folder))
         (place / "sitecustomize.py").write_text(HOOK)
+        # Of the jobs of this run, which goes on where the one before it was stopped.
         fault: dict[str, object] = {"place": str(place), "job": self.random.choice((0, 0, 1))}
         outside: Callable[[subprocess.Popen[str]], None] | None = None
         around: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
@@ -337,19 +338,22 @@ class Faults:
         elif kind == "a job's working directory lost":
             fault |= {"lost": True, "point": "moment", "delay": self.random.uniform(0, 3.0)}
         elif "RLIMIT_AS" in kind:
-            fault |= {"limits": {"RLIMIT_AS": self.random.randrange(100 << 20, 1500 << 20)}}
+            fault |= {"limits": {"RLIMIT_AS": self.random.randrange(50 << 20, 700 << 20)}}
         elif "RLIMIT_FSIZE" in kind:
             fault |= {"limits": {"RLIMIT_FSIZE": self.random.randrange(0, 60_000)}}
         elif "tmpfs" in kind:
-            around = small_disk(study, self.random.randrange(0, 200_000))
+            around = small_disk(study, self.random.randrange(0, 80_000))
         else:
             outside = self.outside(kind)
         with around:
             process = study.start(fault=fault)
             struck = "tmpfs" in kind
             if outside:
+                # From when the first job of the run has begun.
+                while process.poll() is None and not (place / "job0").exists():
+                    time.sleep(0.05)
                 try:
-                    process.wait(self.random.uniform(2.0, 8.0))
+                    process.wait(self.random.uniform(0.0, 6.0))
                     struck = False
                 except subprocess.TimeoutExpired:
                     outside(process)
