@@ -598,9 +598,9 @@ def main() -> None:
 
         def others() -> None:
             two_at_once(table, spare, expected)
-            slow_files(table, spare, expected, folder)
             other.run()
             exchange(table, undisturbed, other, folder / "exchanged", until)
+            slow_files(table, spare, expected, folder)
 
         with ThreadPoolExecutor() as pool:
             for future in [pool.submit(others), *(pool.submit(party, p) for p in parties)]:
