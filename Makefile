@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	if $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; \
 	then echo $$p; break; fi; done)
 
-.PHONY: help run test lint format lock aarch64 clean
+.PHONY: help run test faults lint format lock aarch64 clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ run: $(RUN)  ## the default study, up to its report (CONFIG=path for another one
 
 test: $(VENV)/.dev  ## the whole test suite
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -n 2 --dist loadfile -m 'slow or not slow' $(PYTEST_ARGS)
+
+faults: $(VENV)/.dev  ## runs that are killed and files that are damaged, on purpose: a table of what came of it (15 minutes)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python scripts/make_faults.py --out results/faults.md
 
 lint: $(VENV)/.dev  ## format, lint and type checks
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash -ec '\

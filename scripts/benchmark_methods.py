@@ -15,15 +15,15 @@ def main(run, plugin, class_name, model_file, scenarios, out_file, pictures):
     from retrograd.schema import WORK_PRECISION
     from retrograd.work_precision import measure
 
-    cls, model = context.load_model(plugin, class_name, model_file)
+    run.digest("plugin", plugin)
+    cls, model = context.load_model(plugin, class_name, model_file, run.wanted)
+    run.digest("model", model_file)
     chunk = context.load_chunk(scenarios, cls, run.settings["start"])
     watch = Stopwatch()
     table = measure(cls, model, run.settings, chunk, watch.lap)
     methods, tolerances = (run.settings["benchmark"][name] for name in ("methods", "tolerances"))
     labels = {"scenario": chunk.ids, "method": methods, "tolerance": [f"{t:g}" for t in tolerances]}
     dataset = store.build(WORK_PRECISION, table, labels)
-    run.digest("plugin", plugin)
-    run.digest("model", model_file)
     store.write(dataset, out_file, WORK_PRECISION, run.provenance())
     for form, content in draw_work_precision(dataset).items():
         write(pictures[form], content)

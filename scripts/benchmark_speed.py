@@ -18,7 +18,9 @@ def main(run, plugin, class_name, model_file, scenarios, out_file, pictures):
     from retrograd.schema import SPEED
     from retrograd.work_precision import starts
 
-    cls, model = context.load_model(plugin, class_name, model_file)
+    run.digest("plugin", plugin)
+    cls, model = context.load_model(plugin, class_name, model_file, run.wanted)
+    run.digest("model", model_file)
     chunk = context.load_chunk(scenarios, cls, run.settings["start"])
     if cls.jump_times:
         raise RetrogradError(
@@ -35,8 +37,6 @@ def main(run, plugin, class_name, model_file, scenarios, out_file, pictures):
     tolerances = [f"{t:g}" for t in about["tolerances"]]
     labels = {"scenario": chunk.ids, "peer": about["peers"], "tolerance": tolerances, "part": list(speed.PARTS)}
     dataset = store.build(SPEED, table, labels)
-    run.digest("plugin", plugin)
-    run.digest("model", model_file)
     store.write(dataset, out_file, SPEED, run.provenance())
     for form, content in draw_speed(dataset).items():
         write(pictures[form], content)

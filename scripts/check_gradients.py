@@ -8,21 +8,29 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenarios, out_file, seconds_file=None):
+def main(
+    run, plugin, class_name, model_file, steady_file, dynamics_file, scenarios, earlier, out_file, seconds_file=None
+):
     import numpy as np
 
     from retrograd import context, store
     from retrograd.differences import WIDTHS
     from retrograd.gradient_stage import form_gradients, gradient_problem
     from retrograd.gradients import from_records, load_records
+    from retrograd.provenance import text_digest
     from retrograd.schema import GRADIENTS, TIMINGS, VERDICTS
     from retrograd.timing import derivatives
 
     options = run.settings
-    cls, model = context.load_model(plugin, class_name, model_file)
+    run.digest("plugin", plugin)
+    cls, model = context.load_model(plugin, class_name, model_file, run.wanted)
+    run.digest("model", model_file)
+    run.inputs["rows"] = text_digest(scenarios)
     chunk = context.load_chunk(scenarios, cls, options["start"])
-    steady = store.read(steady_file, "steady_state") if steady_file else None
-    dynamics = store.read(dynamics_file, "dynamics")
+    steady = None
+    if steady_file:
+        steady = run.read("steady_state", steady_file, "steady_state", settings=earlier["steady_state"])
+    dynamics = run.read("dynamics", dynamics_file, "dynamics", settings=earlier["dynamics"])
     records = load_records(dynamics)
     at_rest = (None, None) if steady is None else (steady["x"].values, steady["conserved_basis"].values)
     recorded = from_records(chunk, dynamics["x_start"].values, records, *at_rest)
@@ -49,11 +57,6 @@ def main(run, plugin, class_name, model_file, steady_file, dynamics_file, scenar
         units=context.units_of(cls),
         coords={"model_time": (np.asarray(options["save_times"], float), cls.time_unit, "model time")},
     )
-    run.digest("plugin", plugin)
-    run.digest("model", model_file)
-    run.digest("dynamics", dynamics_file)
-    if steady_file:
-        run.digest("steady_state", steady_file)
     store.write(dataset, out_file, GRADIENTS, run.provenance())
     if seconds_file is not None:
         rows, seconds = np.flatnonzero(recorded.ok), []
@@ -78,6 +81,7 @@ if __name__ == "__main__":
             single(snakemake.input.get("steady_state")),
             single(snakemake.input["dynamics"]),
             snakemake.params["scenarios"],
+            snakemake.params["earlier"],
             snakemake.output["nc"],
             snakemake.output.get("seconds"),
         )

@@ -25,8 +25,10 @@ def main(run, root, reference, digest, plugin, class_name, model_file, scenarios
     stages = [*(["steady_state"] if options["find"] else []), "dynamics", "gradients"]
     watch = Stopwatch()
     there = read_run(results_of(reference, Path(root), digest), variant, stages)
-    here = read_run(Path(model_file).parent, variant, stages)
-    cls, model = context.load_model(plugin, class_name, model_file)
+    run.digest("plugin", plugin)
+    run.digest("model", model_file)
+    here = read_run(Path(model_file).parent, variant, stages, run.wanted)
+    cls, model = context.load_model(plugin, class_name, model_file, run.wanted)
     chunk = context.chunk_of(read_scenarios(scenarios), cls, options["start"])
     sides = both_sides(here, there)
     comparison = Comparison(cls, model, options, chunk_of_both(chunk, sides[0]), *sides)
@@ -38,8 +40,6 @@ def main(run, root, reference, digest, plugin, class_name, model_file, scenarios
     watch.lap("look for the reason")
     log.info("%s: %s", variant, first["reason"])
     dataset = part_of(variant, comparison, found, first, items, cls.time_unit)
-    run.digest("plugin", plugin)
-    run.digest("model", model_file)
     run.inputs["reference"] = digest
     store.write(dataset, out_file, COMPARISON, run.provenance(), title_of=variant)
 

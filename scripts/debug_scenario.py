@@ -16,7 +16,8 @@ def main(run, plugin, class_name, model_file, scenario, out_file):
     settings = dict(run.settings)
     study, variant = settings.pop("study"), settings.pop("variant")
     settings.pop("class")
-    cls, model = context.load_model(plugin, class_name, model_file)
+    run.digest("plugin", plugin)
+    cls, model = context.load_model(plugin, class_name, model_file, run.wanted)
     chunk = context.load_chunk(scenario, cls, settings["start"])
     found = trace(cls, model, chunk, settings, study=study, variant=variant, plugin=plugin, model_file=model_file)
     with whole(out_file) as temporary:

@@ -13,11 +13,15 @@ def main(run, plugin, class_name, model_file, scenarios, out_file):
 
     from retrograd import causes, context, store
     from retrograd.find_stage import find_steady_states
+    from retrograd.provenance import text_digest
     from retrograd.rescue import rung_names
     from retrograd.schema import STEADY_STATE, STEADY_STATUS
 
     options = run.settings
-    cls, model = context.load_model(plugin, class_name, model_file)
+    run.digest("plugin", plugin)
+    cls, model = context.load_model(plugin, class_name, model_file, run.wanted)
+    run.digest("model", model_file)
+    run.inputs["rows"] = text_digest(scenarios)
     chunk = context.load_chunk(scenarios, cls, "steady_state")
     progress = Progress("steady states", len(chunk.ids))
     found, rung = find_steady_states(cls, model, options, chunk.k_steady, chunk.x0, tell_rescue)
@@ -39,8 +43,6 @@ def main(run, plugin, class_name, model_file, scenarios, out_file):
         units=context.units_of(cls),
         flags={"rung": rung_names(options)},
     )
-    run.digest("plugin", plugin)
-    run.digest("model", model_file)
     store.write(dataset, out_file, STEADY_STATE, run.provenance())
 
 

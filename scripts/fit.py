@@ -17,19 +17,17 @@ def main(run, plugin, class_name, model_file, dynamics_file, gradients_file, out
     from retrograd.simulations import simulation_lines
     from retrograd.whole import whole
 
-    cls, model = context.load_model(plugin, class_name, model_file)
+    run.digest("plugin", plugin)
+    cls, model = context.load_model(plugin, class_name, model_file, run.wanted)
+    run.digest("model", model_file)
     with (
-        store.read(dynamics_file, "dynamics", store.JOINED) as dynamics,
-        store.read(gradients_file, "gradients", store.JOINED) as gradients,
+        run.read("dynamics", dynamics_file, "dynamics", store.JOINED) as dynamics,
+        run.read("gradients", gradients_file, "gradients", store.JOINED) as gradients,
     ):
         dataset = fit(cls, model, dynamics, gradients)
     counts = np.bincount(dataset["status"].values, minlength=len(FIT_STATUS))
     told = ", ".join(f"{c} {name.replace('_', ' ')}" for c, name in zip(counts, FIT_STATUS, strict=True) if c)
     log.info("%d measurements, samples: %s", dataset.sizes["measurement"], told)
-    for name, path in (("plugin", plugin), ("model", model_file)):
-        run.digest(name, path)
-    run.digest("dynamics", dynamics_file)
-    run.digest("gradients", gradients_file)
     title = f"study {run.settings['study']}, variant {run.settings['variant']}"
     store.write(dataset, out_file, FIT, run.provenance(), title_of=title)
     with whole(out_table) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as out:

@@ -9,19 +9,30 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def main(run, stage, parts, named_inputs, numerics_digest, out_file):
+def main(run, stage, parts, named_inputs, earlier, numerics_digest, out_file):
     import json
 
     from retrograd import store
+    from retrograd.provenance import canonical, text_digest
+    from retrograd.scenarios import read_scenarios
 
-    environments = []
-    for path in parts:
-        with store.read(path, stage, lazily=store.JOINED) as ds:
-            environments.append(json.loads(ds.attrs["retrograd_environment"]))
-    if any(e != environments[0] for e in environments):
-        log.warning("the chunks of %s were computed in different environments; the first one is recorded", out_file)
     for name, path in named_inputs.items():
         run.digest(name, path)
+    for path in earlier:
+        run.read(Path(path).stem, path, Path(path).stem, store.JOINED).close()
+    # What names the variant, no chunk depends on.
+    own = {name: value for name, value in run.settings.items() if name not in ("study", "variant", "class")}
+    wanted = {"plugin": run.inputs["plugin"], "model": run.inputs["model"], "settings": canonical(own)}
+    table, start, environments = read_scenarios(named_inputs["scenarios"]), 0, []
+    for path in parts:
+        with store.read(path, stage, store.JOINED) as ds:
+            stop = start + ds.sizes["scenario"]
+            rows = {"rows": text_digest(table.part(start, stop))}
+            store.check_origin(ds.attrs, path, stage, wanted | rows)
+            environments.append(json.loads(ds.attrs["retrograd_environment"]))
+            start = stop
+    if any(e != environments[0] for e in environments):
+        log.warning("the chunks of %s were computed in different environments; the first one is recorded", out_file)
     # The numbers come from the chunks: their code and environment stand here, not those of the joining.
     provenance = store.Provenance(run.settings, run.inputs, numerics_digest, environments[0])
     title = f"study {run.settings['study']}, variant {run.settings['variant']}"
@@ -31,12 +42,12 @@ def main(run, stage, parts, named_inputs, numerics_digest, out_file):
 if __name__ == "__main__":
     with job(snakemake) as run:
         named = {name: getattr(snakemake.input, name) for name in ("model", "plugin", "scenarios")}
-        named |= {Path(path).stem: path for path in snakemake.input["earlier"]}
         main(
             run,
             snakemake.params["stage"],
             list(snakemake.input["parts"]),
             named,
+            list(snakemake.input["earlier"]),
             snakemake.params["numerics"],
             snakemake.output["nc"],
         )

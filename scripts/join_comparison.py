@@ -15,8 +15,8 @@ def main(run, parts, reference, out_file, page_file):
     from retrograd.whole import whole
 
     path, digest = reference
-    dataset = joined([store.read(part, "comparison") for part in parts], run.settings)
     run.inputs["reference"] = digest
+    dataset = joined([store.read(part, "comparison", wanted=run.inputs) for part in parts], run.settings)
     store.write(dataset, out_file, COMPARISON, run.provenance(), title_of=run.settings["study"])
     with whole(page_file) as temporary:
         temporary.write_text(comparison_page.page(run.settings["study"], dataset, digest), encoding="utf-8")

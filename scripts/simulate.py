@@ -8,26 +8,30 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file, seconds_file=None):
+def main(run, plugin, class_name, model_file, steady_file, scenarios, earlier, out_file, seconds_file=None):
     import numpy as np
 
     from retrograd import causes, context, store
     from retrograd.batches import float_type
     from retrograd.dynamics import rows_at
     from retrograd.jumps import row_times
+    from retrograd.provenance import text_digest
     from retrograd.rescue import rung_names
     from retrograd.schema import DYNAMICS, DYNAMICS_STATUS, TIMINGS
     from retrograd.solve_stage import simulate, stiffness_ratios
     from retrograd.starts import StartOfDynamics, initial_states
 
     options = run.settings
-    cls, model = context.load_model(plugin, class_name, model_file)
+    run.digest("plugin", plugin)
+    cls, model = context.load_model(plugin, class_name, model_file, run.wanted)
+    run.digest("model", model_file)
+    run.inputs["rows"] = text_digest(scenarios)
     chunk = context.load_chunk(scenarios, cls, options["start"])
     states, times = list(cls.states), np.asarray(options["save_times"], float)
     if steady_file is None:
         start = initial_states(cls, model, chunk.k_dynamic, chunk.x0)
     else:
-        steady = store.read(steady_file, "steady_state")
+        steady = run.read("steady_state", steady_file, "steady_state", settings=earlier["steady_state"])
         rest = np.where((steady["status"].values == 0)[:, None], steady["x"].values, np.nan)
         start = StartOfDynamics(cls).value(model, rest, chunk.k_dynamic)
     rows = row_times(cls.jump_times, times, float_type())
@@ -75,10 +79,6 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, out_file, 
         coords={"model_time": (times, cls.time_unit, "model time")},
         flags={"rung": rung_names(options)},
     )
-    run.digest("plugin", plugin)
-    run.digest("model", model_file)
-    if steady_file is not None:
-        run.digest("steady_state", steady_file)
     store.write(dataset, out_file, DYNAMICS, run.provenance())
     if seconds_file is not None:
         times = store.build(TIMINGS, {"seconds": [seconds]}, {"part": ["solve"]})
@@ -94,6 +94,7 @@ if __name__ == "__main__":
             snakemake.input["model"],
             single(snakemake.input.get("steady_state")),
             snakemake.params["scenarios"],
+            snakemake.params["earlier"],
             snakemake.output["nc"],
             snakemake.output.get("seconds"),
         )

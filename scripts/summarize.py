@@ -15,7 +15,7 @@ def main(run, folder, out_file):
     from retrograd.summary import summarize
 
     variants = run.settings["variants"]
-    dataset = summarize(folder, variants)
+    dataset = summarize(folder, run.settings)
     for variant in variants:
         for stage in ("steady_state", "dynamics", "gradients"):
             path = f"{folder}/{variant['name']}/{stage}.nc"

@@ -14,19 +14,23 @@ def main(run, summary_file, timings, out_file):
 
     from retrograd import store
     from retrograd.effects import seconds_of, weigh
+    from retrograd.provenance import canonical
     from retrograd.schema import EFFECTS
 
-    summary = store.read(summary_file, "summary")
+    summary = run.read("summary", summary_file, "summary")
+    settings = {
+        (stage, work): canonical(run.settings["variants"][variant][stage])
+        for variant, works in run.settings["works"].items()
+        for stage, work in works.items()
+    }
 
     @functools.cache
     def read(stage, work, chunk):
         path = timings / stage / work / f"{chunk}.nc"
-        run.digest(f"timings/{stage}/{work}/{chunk}", str(path))
-        found = store.read(path, "timings")
+        found = run.read(f"timings/{stage}/{work}/{chunk}", str(path), "timings", settings=settings[stage, work])
         return dict(zip(store.labels(found, "part"), found["seconds"].values, strict=True))
 
     weighed = weigh(run.settings, summary, seconds_of(run.settings, summary, read))
-    run.digest("summary", summary_file)
     dataset = store.build(EFFECTS, weighed["values"], weighed["labels"])
     for name, row in zip(weighed["labels"]["effect"], dataset["value"].values.T, strict=True):
         log.info("%s: verified %+.3f, attempts x %.3g, seconds x %.3g", name, *row)

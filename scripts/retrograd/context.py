@@ -33,10 +33,12 @@ class Chunk:
         return Chunk([self.ids[i] for i in rows], self.k_dynamic[rows], self.k_steady[rows], self.x0[rows])
 
 
-def load_model(plugin: str, class_name: str, model_file: str) -> tuple[type[Model], Model]:
-    """Returns the model's class, and the model with the exported weights, checked."""
+def load_model(
+    plugin: str, class_name: str, model_file: str, wanted: Mapping[str, str] = {}
+) -> tuple[type[Model], Model]:
+    """Returns the model's class, and the model with the exported weights, checked; `wanted` as for `store.read`."""
     cls = load_class(plugin, class_name)
-    return cls, read_model(model_file, cls, build_structure(cls))
+    return cls, read_model(model_file, cls, build_structure(cls), wanted)
 
 
 def load_chunk(text: str, cls: type[Model], start: str) -> Chunk:

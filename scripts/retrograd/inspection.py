@@ -148,8 +148,8 @@ def _same_code(there: Path, root: Path, name: str) -> bool:
 def _derived(out: Inspected, there: Path, said: dict[str, dict[str, Any]], root: Path) -> None:
     """Checks that outcomes and tables of simulations are what follows from other files: nothing is computed from them,
     so nothing else would show a change."""
+    from retrograd import store
     from retrograd.plan import SCRIPTS
-    from retrograd.store import read
     from retrograd.summary import summarize
 
     (name,) = (name for name in said if name.endswith("/summary.nc"))
@@ -157,8 +157,8 @@ def _derived(out: Inspected, there: Path, said: dict[str, dict[str, Any]], root:
         out.skipped["summary"] = "outcomes follow from results only by the archive's own code, which is not the present"
         return
     try:
-        written = read(there / name, "summary")
-        again = summarize(str((there / name).parent), json.loads(written.attrs["retrograd_config"])["variants"])
+        written = store.read(there / name, "summary")
+        again = summarize(str((there / name).parent), store.config_of(written))
         apart = [str(n) for n in again.variables if not again[n].variable.equals(written[n].variable)]
     except Exception as error:
         out.findings.append(Finding(name, f"cannot be derived anew ({type(error).__name__}: {error})"))

@@ -8,17 +8,19 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import xarray as xr
 
 import retrograd
 from retrograd.devices import on_gpu
 from retrograd.errors import RetrogradError
 from retrograd.provenance import cpu_features, environment, file_digest, processor, text_digest
-from retrograd.store import Provenance
+from retrograd.store import Provenance, read
 
 log = logging.getLogger("retrograd")
 
@@ -29,7 +31,10 @@ PORTABLE_FLAGS = "--xla_cpu_prefer_vector_width=128"
 
 @dataclass
 class Job:
-    """One running rule: its settings and what its outputs will say about their origin."""
+    """One running rule: its settings and what its outputs will say about their origin.
+
+    - `known`: sha256 of what the study is given and this job does not read itself, by name.
+    """
 
     name: str
     settings: dict[str, Any]
@@ -37,10 +42,26 @@ class Job:
     precision: str | None
     threads: int
     inputs: dict[str, str] = field(default_factory=dict)
+    known: dict[str, str] = field(default_factory=dict)
 
     def digest(self, name: str, path: str) -> None:
         """Records the sha256 of an input under a name that is free of folders."""
         self.inputs[name] = file_digest(path)
+
+    @property
+    def wanted(self) -> dict[str, str]:
+        """What a file that this job reads must say of its origin, as far as it says it."""
+        named = {name: self.settings[name] for name in ("study", "variant") if name in self.settings}
+        return {**self.known, **self.inputs, **named}
+
+    def read(self, name: str, path: str, kind: str, lazily: tuple[str, ...] = (), **wanted: str) -> xr.Dataset:
+        """Returns an input as `store.read` does, which must be of this job's run, and records its sha256.
+
+        - `wanted`: what it must say beside `Job.wanted`.
+        """
+        found = read(path, kind, lazily, self.wanted | wanted)
+        self.digest(name, path)
+        return found
 
     def provenance(self) -> Provenance:
         return Provenance(
@@ -60,6 +81,7 @@ def job(snakemake: Any) -> Iterator[Job]:
     settings = json.loads(snakemake.params.settings)
     precision = settings.get("precision")
     _log_to(snakemake.log[0] if snakemake.log else None)
+    _none_from_the_future(snakemake.input)
     started = time.perf_counter()
     wildcards = " ".join(f"{k}={v}" for k, v in snakemake.wildcards.items())
     log.info("%s %s: start", snakemake.rule, wildcards)
@@ -71,7 +93,8 @@ def job(snakemake: Any) -> Iterator[Job]:
             os.environ["JAX_PLATFORMS"] = "cpu"
         prepare_jax(precision or "float64", snakemake.threads, settings.get("portable", False))
         log.debug("package retrograd from %s", retrograd.__file__)
-        yield Job(snakemake.rule, settings, snakemake.params.code, precision, snakemake.threads)
+        known = dict(getattr(snakemake.params, "known", {}))
+        yield Job(snakemake.rule, settings, snakemake.params.code, precision, snakemake.threads, known=known)
     except RetrogradError as error:
         # The traceback would hide the sentence that says what to do.
         log.error("%s %s: %s", snakemake.rule, wildcards, error)
@@ -80,6 +103,15 @@ def job(snakemake: Any) -> Iterator[Job]:
         log.exception("%s %s: stopped by a bug, or by the model's code", snakemake.rule, wildcards)
         sys.exit(1)
     log.info("%s %s: done in %.1f s", snakemake.rule, wildcards, time.perf_counter() - started)
+
+
+def _none_from_the_future(files: Iterable[str]) -> None:
+    """Dates inputs no later than now: after a clock was set back Snakemake would refuse each output as older."""
+    for file in files:
+        # A date that may not be set is told by Snakemake.
+        with suppress(OSError):
+            if os.stat(file).st_mtime > time.time():
+                os.utime(file)
 
 
 def _log_to(path: str | None) -> None:

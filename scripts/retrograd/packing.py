@@ -16,6 +16,7 @@ import yaml
 from retrograd import __version__
 from retrograd.archive import CONFIG, MANIFEST, METADATA, file_facts
 from retrograd.errors import RetrogradError
+from retrograd.whole import seal_holds, to_rebuild
 
 # All of the workflow that a run takes, and what explains it.
 SOURCE = (
@@ -134,6 +135,12 @@ def pack(root: Path, settings: Mapping[str, Any], results: Iterable[str], pages:
     results, pages = list(results), list(pages)
     files |= {name: Path(name) for name in (*results, *(t for n in results for t in beside(n)), *pages)}
     facts = {name: file_facts(path) for name, path in files.items()}
+    if changed := [name for name in results if not seal_holds(files[name])]:
+        first = changed[0]
+        raise RetrogradError(
+            f"{len(changed)} of the results are not as they were written, such as {first}. "
+            f"{to_rebuild(step_of(first), first)}"
+        )
     said = {name: attributes(files[name]) for name in results}
     if broken := broken_links({name: digest for name, (_, digest) in facts.items()}, said, given):
         lines = [f"{file} {what}" for file, what in broken[:10]]

@@ -97,10 +97,8 @@ class Plan:
         return len(self._chunks)
 
     def chunk(self, index: int) -> str:
-        """Returns the scenarios of one job as canonical JSON: `ids`, `columns`, `rows`."""
-        start, stop = self._chunks[index]
-        table = self.study.table
-        return canonical({"ids": table.ids[start:stop], "columns": table.columns, "rows": table.rows[start:stop]})
+        """Returns the scenarios of one job, as `Table.part` does."""
+        return self.study.table.part(*self._chunks[index])
 
     def work(self, variant: str, stage: str) -> str:
         """Returns the name of the work that gives a variant's stage."""
@@ -139,6 +137,14 @@ class Plan:
     def weights_digest(self) -> str:
         """Returns the sha256 of the weights' file, empty where there is none."""
         return file_digest(self.study.model.weights) if self.study.model.weights else ""
+
+    def known_weights(self) -> dict[str, str]:
+        """Returns the weights' sha256 by the name under which `model.nc` has it: by it a job knows the study's own."""
+        return {"weights": self.weights_digest()}
+
+    def earlier_settings(self, work: str) -> dict[str, str]:
+        """Returns the settings of the works that a work builds on, by stage, as canonical JSON."""
+        return {stage: self.works[name].settings for stage, name in self.works[work].upstream.items()}
 
     @cache  # noqa: B019
     def scenarios_digest(self) -> str:
@@ -193,8 +199,7 @@ class Plan:
     def debug_scenario(self) -> str:
         """Returns the scenario of the trace, as `chunk` does."""
         _, row = self.debugged()
-        table = self.study.table
-        return canonical({"ids": [table.ids[row]], "columns": table.columns, "rows": [table.rows[row]]})
+        return self.study.table.part(row, row + 1)
 
     def _benchmarked(self) -> str:
         return "recommended" if "recommended" in self.variants else self.variants[-1]

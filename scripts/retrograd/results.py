@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from retrograd import store
+from retrograd.provenance import file_digest
 from retrograd.scenarios import Table, read_scenarios
 
 # How many have a row of a figure or a table; what is left out is said in the captions.
@@ -207,9 +208,15 @@ def load(
     - `model`, `summary`, `scenarios`, `effects`: paths of `model.nc`, `summary.nc`, the scenario table and, of a study
       with factors, `effects.nc`.
     """
-    variants = []
+    root = store.read(model, "model")
+    said = store.origin(root.attrs)
+    wanted = {"model": file_digest(model), **{name: said[name] for name in ("plugin",) if name in said}}
+    wanted |= {"scenarios": file_digest(scenarios)} if scenarios else {}
+    variants, stages = [], dict[str, str]()
     for name, resolved in settings["resolved"].items():
-        files = {s: store.read(Path(folder) / name / f"{s}.nc", s, store.LARGE) for s in settings["stages"]}
+        here = Path(folder) / name
+        files = store.read_stages(here, settings["stages"], store.LARGE, wanted | {"variant": name})
+        stages |= {f"{name}/{stage}": file_digest(here / f"{stage}.nc") for stage in files}
         variants.append(
             Treated(
                 name=name,
@@ -221,15 +228,15 @@ def load(
                 fit=files.get("fit"),
             )
         )
-    table = store.read(summary, "summary")
+    table = store.read(summary, "summary", wanted=stages)
     # Canonical JSON has sorted the variants: the summary has them in the study's order.
     order = store.labels(table, "variant")
     variants.sort(key=lambda v: order.index(v.name))
     return Results(
         settings,
         table,
-        store.read(model, "model"),
+        root,
         tuple(variants),
         read_scenarios(scenarios) if scenarios else None,
-        store.read(effects, "effects") if effects else None,
+        store.read(effects, "effects", wanted={"summary": file_digest(summary)}) if effects else None,
     )

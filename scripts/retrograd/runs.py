@@ -17,6 +17,7 @@ from retrograd.dynamics import Record
 from retrograd.errors import RetrogradError
 from retrograd.gradients import load_records
 from retrograd.packing import attributes
+from retrograd.whole import seal_holds
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,21 @@ def units_of(ds: xr.Dataset) -> dict[str, str]:
     return out
 
 
-def read_run(folder: Path, variant: str, stages: Sequence[str]) -> Run:
-    """Returns a run's files of a variant; raises RetrogradError where one is missing or is not what it should be."""
+def read_run(folder: Path, variant: str, stages: Sequence[str], wanted: Mapping[str, str] | None = None) -> Run:
+    """Returns a run's files of a variant; raises RetrogradError where one is missing or is not what it should be.
+
+    - `wanted`: as for `store.read`, of a run of this working directory. None: of somebody else's run, which may have
+      been changed on purpose; what its files say of themselves is compared then.
+    """
     paths = {stage: folder / variant / f"{stage}.nc" for stage in stages}
     if missing := [str(path) for path in (folder / "model.nc", *paths.values()) if not path.is_file()]:
         raise RetrogradError(
             f"found no {', no '.join(missing)}: the run is not finished, or it is one of another model."
         )
+    if wanted is not None:
+        store.check_bytes(folder / "model.nc", "model")
+        for stage, path in paths.items():
+            store.check_bytes(path, stage)
     named = {"model.nc": folder / "model.nc"} | {f"{stage}.nc": path for stage, path in paths.items()}
     said = {name: _said(path) for name, path in named.items()}
     with xr.open_datatree(folder / "model.nc", engine="netcdf4", decode_times=False) as tree:
@@ -105,11 +114,17 @@ def read_run(folder: Path, variant: str, stages: Sequence[str]) -> Run:
         root = tree.to_dataset()
         group = tree["/weights"].to_dataset() if "weights" in tree.children else xr.Dataset()
     weights = {str(v.attrs["path"]): v.values.astype(v.attrs["dtype"]) for v in group.data_vars.values()}
-    return Run({stage: store.read(path, stage) for stage, path in paths.items()}, root, weights, said)
+    if wanted is None:
+        files = {stage: store.read(path, stage, foreign=True) for stage, path in paths.items()}
+    else:
+        files = store.read_stages(folder / variant, stages, wanted={**wanted, "variant": variant})
+    return Run(files, root, weights, said)
 
 
 def _said(path: Path) -> dict[str, Any]:
     try:
+        if seal_holds(path) is False:
+            raise RetrogradError("its sha256 is not the one that stands at its end")
         return attributes(path) | {"content": store.content_digest_of(path)}
     except Exception as error:
         # Of a damaged file netCDF4 and xarray raise what they happen to stumble over.

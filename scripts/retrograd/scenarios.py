@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retrograd.messages import ConfigError, capped, one_of, show, step
+from retrograd.provenance import canonical
 
 PHASES = ("steady", "dynamic")
 # What texts are numbers, in tables and in the config.
@@ -49,6 +50,10 @@ class Table:
         if missing:
             raise ConfigError([f"scenarios: found no column for {', '.join(missing)} in the {phase} phase"])
         return [[row[i] for i in index if i is not None] for row in self.rows]
+
+    def part(self, start: int, stop: int) -> str:
+        """Returns some scenarios as canonical JSON: `ids`, `columns`, `rows`."""
+        return canonical({"ids": self.ids[start:stop], "columns": self.columns, "rows": self.rows[start:stop]})
 
     def starts(self, states: Sequence[str]) -> list[list[float]]:
         """Returns the `x0:STATE` columns, shape (scenario, state); NaN for states without one."""

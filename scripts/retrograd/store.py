@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import netCDF4
@@ -16,9 +17,9 @@ import xarray as xr
 
 from retrograd import __version__
 from retrograd.errors import RetrogradError
-from retrograd.provenance import canonical
+from retrograd.provenance import canonical, file_digest
 from retrograd.schema import SCHEMAS, Schema, Variable
-from retrograd.whole import whole
+from retrograd.whole import seal_holds, to_rebuild, whole
 
 _VOLATILE = ("retrograd_content_sha256", "retrograd_environment")
 # Dimensions whose entries have units of their own.
@@ -203,7 +204,7 @@ def write(
     """Writes a netCDF file atomically, with every global attribute that the contract names.
 
     The file appears under its name only when it is whole: netCDF4 leaves valid, openable partial files when it
-    is killed.
+    is killed. Behind it stands a digest of its bytes.
     """
     is_tree = isinstance(tree, xr.DataTree)
     root = tree.to_dataset(inherit=False) if is_tree else tree
@@ -216,7 +217,7 @@ def write(
         # What was read remembers its empty dimensions, in a set: their order would differ from run to run.
         tree = tree.drop_encoding().assign_attrs(attrs)
     tree.attrs["retrograd_content_sha256"] = content_digest(tree)
-    with whole(path) as temporary:
+    with whole(path, sealed=True) as temporary:
         if isinstance(tree, xr.DataTree):
             encoding = {node.path: _encoding(node.to_dataset(inherit=False)) for node in tree.subtree}
             tree.to_netcdf(temporary, engine="netcdf4", format="NETCDF4", encoding=encoding)
@@ -288,14 +289,22 @@ def _compression(dtype: Any, shape: tuple[int, ...]) -> dict[str, Any]:
 LARGE = ("step", "attempt", "weight")
 
 
-def read(path: str | os.PathLike[str], kind: str, lazily: tuple[str, ...] = ()) -> xr.Dataset:
+def read(
+    path: str | os.PathLike[str],
+    kind: str,
+    lazily: tuple[str, ...] = (),
+    wanted: Mapping[str, str] = {},
+    *,
+    foreign: bool = False,
+) -> xr.Dataset:
     """Returns one of our flat files, loaded and closed; raises RetrogradError where it is not what it should be.
 
     - `lazily`: dimensions whose variables stay in the file, which stays open: of them is read what is asked for, each
       time that it is.
+    - `wanted`: what its `origin` must be, as far as the file says.
+    - `foreign`: as for `check_bytes`.
     """
-    schema = SCHEMAS[kind]
-    again = f"`snakemake --cores 1 --forcerun {schema.rule}` to rebuild it."
+    check_bytes(path, kind, foreign=foreign)
     try:
         ds = xr.open_dataset(path, engine="netcdf4", decode_times=False, cache=False)
         for var in ds.variables.values():
@@ -304,13 +313,79 @@ def read(path: str | os.PathLike[str], kind: str, lazily: tuple[str, ...] = ()) 
         if not lazily:
             ds.close()
     except Exception as error:
-        raise RetrogradError(f"{path} cannot be read ({error}). Rule {schema.rule} makes it: run {again}") from error
-    found = ds.attrs.get("retrograd_schema")
-    if found != schema.tag:
-        raise RetrogradError(
-            f"{path} has schema {found!r}, wanted {schema.tag!r}: it was made by another version or stage. Run {again}"
-        )
+        raise RetrogradError(f"{path} cannot be read ({error}). {_again(path, kind)}") from error
+    check_origin(ds.attrs, path, kind, wanted)
     return ds
+
+
+def read_stages(
+    folder: str | os.PathLike[str], stages: Iterable[str], lazily: tuple[str, ...] = (), wanted: Mapping[str, str] = {}
+) -> dict[str, xr.Dataset]:
+    """Returns a variant's files by stage, each of them computed from those before it; arguments as for `read`."""
+    out, known = dict[str, xr.Dataset](), dict(wanted)
+    for stage in stages:
+        path = Path(folder, f"{stage}.nc")
+        out[stage] = read(path, stage, lazily, known)
+        known[stage] = file_digest(path)
+    return out
+
+
+def check_bytes(path: str | os.PathLike[str], kind: str, *, foreign: bool = False) -> None:
+    """Raises RetrogradError where a file does not hold the bytes that were written: before netCDF4 opens it.
+
+    The format has no checksum of its own for names and numbers of dimensions: after one flipped bit they are others,
+    or the reader ends with the process.
+
+    - `foreign`: whether a file without a seal is taken, as somebody else's may be who changed it on purpose.
+    """
+    try:
+        holds = seal_holds(path)
+    except OSError as error:
+        raise RetrogradError(f"{path} cannot be read ({error.strerror}). {_again(path, kind)}") from error
+    if holds is None and not foreign:
+        raise RetrogradError(
+            f"{path} cannot be read: it does not end with the sha256 of its bytes, so it was cut short, or written or "
+            f"changed by another program. {_again(path, kind)}"
+        )
+    if holds is False:
+        raise RetrogradError(
+            f"{path} cannot be read: its bytes are not those that were written (their sha256, which stands at its end, "
+            f"is another one). {_again(path, kind)}"
+        )
+
+
+def origin(attrs: Mapping[Any, Any]) -> dict[str, str]:
+    """Returns what a file says it was computed from: name -> sha256 of each input, `settings`, `study`, `variant`."""
+    settings = json.loads(attrs["retrograd_config"])
+    named = {name: settings[name] for name in ("study", "variant") if isinstance(settings.get(name), str)}
+    if attrs["retrograd_schema"] == SCHEMAS["model"].tag:
+        # A model without given weights names none, and is not the study's own where there are some.
+        named["weights"] = ""
+    return {"settings": canonical(settings), **named, **json.loads(attrs["retrograd_inputs"])}
+
+
+def check_origin(attrs: Mapping[Any, Any], path: str | os.PathLike[str], kind: str, wanted: Mapping[str, str]) -> None:
+    """Raises RetrogradError where a file is of another schema, or was computed from something else than `wanted`."""
+    found, tag = attrs.get("retrograd_schema"), SCHEMAS[kind].tag
+    if found != tag:
+        raise RetrogradError(
+            f"{path} has schema {found!r}, wanted {tag!r}: it was made by another version or stage. "
+            f"{_again(path, kind)}"
+        )
+    said = origin(attrs) if wanted else {}
+    if other := [name for name, value in wanted.items() if said.get(name, value) != value]:
+        first = other[0]
+        raise RetrogradError(
+            f"{path} is not of this run: it was computed from {first} {said[first]}, wanted {wanted[first]}. "
+            f"{_again(path, kind)}"
+        )
+
+
+def _again(path: str | os.PathLike[str], kind: str) -> str:
+    # results/STUDY/chunks/STAGE/WORK/CHUNK.nc, and beside it the job's times.
+    stage = Path(path).parts[-3:-2]
+    of_chunk = {"chunks", "timings"} & set(Path(path).parts)
+    return to_rebuild(f"{stage[0]}_chunk" if of_chunk else SCHEMAS[kind].rule, path)
 
 
 def labels(ds: xr.Dataset, dim: str) -> list[str]:
@@ -333,6 +408,8 @@ def open_results(path: str | os.PathLike[str]) -> xr.Dataset:
 
     - `path`: a netCDF file that Retrograd wrote. Of `model.nc` this is the root group.
     """
+    if seal_holds(path) is False:
+        raise RetrogradError(f"{path} was damaged or changed: its sha256 is not the one that stands at its end.")
     ds = xr.load_dataset(path, engine="netcdf4", decode_times=False)
     swap = {dim: ds[f"{dim}_name"].values for dim in ds.dims if f"{dim}_name" in ds.coords}
     ds = ds.drop_vars([f"{dim}_name" for dim in swap])
@@ -359,7 +436,7 @@ def join(
                 lengths[dim] += ds.sizes.get(dim, 0)
     with (
         netCDF4.Dataset(parts[0]) as first,
-        whole(path) as temporary,
+        whole(path, sealed=True) as temporary,
         netCDF4.Dataset(temporary, "w", format="NETCDF4") as out,
     ):
         own = {k: first.getncattr(k) for k in first.ncattrs()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,22 @@ from retrograd import store
 from retrograd.schema import OUTCOMES, SUMMARY, VERDICTS
 
 
-def summarize(folder: str, variants: Sequence[Mapping[str, Any]]) -> xr.Dataset:
-    """Returns the dataset of `summary.nc`.
+def summarize(folder: str, settings: Mapping[str, Any]) -> xr.Dataset:
+    """Returns the dataset of `summary.nc`; raises RetrogradError where the files are not of one study.
 
     - `folder`: the study's results.
-    - `variants`: of each its `name` and `gradient`, the method whose verdict decides the outcome.
+    - `settings`: as `Plan.summary_settings` gives them: of each variant its `name` and `gradient`, the method whose
+      verdict decides the outcome.
     """
-    rows = [_one(Path(folder) / v["name"], v["gradient"]) for v in variants]
+    variants, stages = settings["variants"], ["dynamics", "gradients"]
+    if settings["start"] == "steady_state":
+        stages.insert(0, "steady_state")
+    read, wanted = [], {"study": settings["study"]}
+    for v in variants:
+        read.append(store.read_stages(Path(folder) / v["name"], stages, store.LARGE, wanted | {"variant": v["name"]}))
+        said = store.origin(read[-1]["dynamics"].attrs)
+        wanted |= {name: said[name] for name in ("model", "plugin", "scenarios") if name in said}
+    rows = [_one(files, v["gradient"]) for files, v in zip(read, variants, strict=True)]
     first = rows[0]
     names = [n for n in SUMMARY.variables if n in first]
     return store.build(
@@ -30,11 +39,8 @@ def summarize(folder: str, variants: Sequence[Mapping[str, Any]]) -> xr.Dataset:
     )
 
 
-def _one(folder: Path, method: str) -> dict[str, Any]:
-    dynamics = store.read(folder / "dynamics.nc", "dynamics", store.LARGE)
-    gradients = store.read(folder / "gradients.nc", "gradients", store.LARGE)
-    steady_file = folder / "steady_state.nc"
-    steady = store.read(steady_file, "steady_state") if steady_file.exists() else None
+def _one(files: Mapping[str, xr.Dataset], method: str) -> dict[str, Any]:
+    dynamics, gradients, steady = files["dynamics"], files["gradients"], files.get("steady_state")
     methods = store.labels(gradients, "method")
     status = gradients["status"].values
     decisive = status[:, methods.index(method)]

@@ -22,6 +22,7 @@ from retrograd.optional import WEIGHT_SUFFIXES
 from retrograd.plugins import lies_under, vector_field
 from retrograd.schema import MODEL
 from retrograd.weight_files import is_leaf_array, read_arrays
+from retrograd.whole import to_rebuild
 
 SELFTESTS = 8
 
@@ -206,29 +207,27 @@ def evaluate(model: Model, x: np.ndarray, k: np.ndarray) -> np.ndarray:
     return np.asarray(rates, np.float64)
 
 
-def read_model(path: str, cls: type[Model], structure: Model) -> Model:
+def read_model(path: str, cls: type[Model], structure: Model, wanted: Mapping[str, str] = {}) -> Model:
     """Returns the exported model, checked: leaves, shapes, types, digest, and the self-test reproduced.
+
+    - `wanted`: as for `store.read`.
 
     In a float32 process the weights are narrowed after the digest was checked, and the self-test is held to
     float32's accuracy.
     """
+    again = to_rebuild("export", path)
+    store.check_bytes(path, "model")
     try:
         tree = xr.load_datatree(path, engine="netcdf4", decode_times=False)
     except Exception as error:
-        raise RetrogradError(
-            f"{path} cannot be read ({error}); rebuild it: `snakemake --cores 1 --forcerun export`."
-        ) from error
-    again = "rebuild it: `snakemake --cores 1 --forcerun export`"
-    if tree.attrs.get("retrograd_schema") != MODEL.tag:
-        raise RetrogradError(
-            f"{path} has schema {tree.attrs.get('retrograd_schema')!r}, wanted {MODEL.tag!r}; {again}."
-        )
+        raise RetrogradError(f"{path} cannot be read ({error}). {again}") from error
+    store.check_origin(tree.attrs, path, "model", wanted)
     group = tree["/weights"].to_dataset() if "weights" in tree.children else xr.Dataset()
-    wanted = array_leaves(structure)
+    leaves = array_leaves(structure)
     problems, stored, arrays = [], [], []
-    if len(group.data_vars) != len(wanted):
-        problems.append(f"found {len(group.data_vars)} leaves, wanted {len(wanted)}")
-    for i, (name, leaf) in enumerate(wanted):
+    if len(group.data_vars) != len(leaves):
+        problems.append(f"found {len(group.data_vars)} leaves, wanted {len(leaves)}")
+    for i, (name, leaf) in enumerate(leaves):
         var = group.get(f"leaf{i}")
         if var is None or var.attrs.get("path") != name:
             problems.append(f"leaf {name}: found {None if var is None else var.attrs.get('path')!r}")
@@ -241,10 +240,10 @@ def read_model(path: str, cls: type[Model], structure: Model) -> Model:
             stored.append(array)
             arrays.append(jnp.asarray(array, leaf.dtype))
     if problems:
-        raise RetrogradError(f"{path} does not fit {cls.__name__}; {again}:\n  " + "\n  ".join(problems))
+        raise RetrogradError(f"{path} does not fit {cls.__name__}. {again}\n  " + "\n  ".join(problems))
     found = weights_digest(_replace_arrays(structure, stored)) if stored else weights_digest(structure)
     if found != tree.attrs["weights_sha256"]:
-        raise RetrogradError(f"{path}: weights have sha256 {found}, wanted {tree.attrs['weights_sha256']}; {again}.")
+        raise RetrogradError(f"{path}: weights have sha256 {found}, wanted {tree.attrs['weights_sha256']}. {again}")
     model = _replace_arrays(structure, arrays)
     root = tree.to_dataset()
     output = evaluate(model, root["selftest_input"].values, root["selftest_k"].values)
@@ -258,6 +257,6 @@ def read_model(path: str, cls: type[Model], structure: Model) -> Model:
         row, column = np.argwhere(wrong)[0]
         raise RetrogradError(
             f"{path}: self-test {row}, state {list(cls.states)[column]}: found {output[row, column]!r}, wanted "
-            f"{expected[row, column]!r}: the plug-in's vector field or the structure changed; {again}."
+            f"{expected[row, column]!r}: the plug-in's vector field or the structure changed. {again}"
         )
     return model

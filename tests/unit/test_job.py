@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,6 +49,7 @@ def snakemake(log: str | None, *, threads: int = 1, wildcards: dict[str, str] | 
         threads=threads,
         rule="dynamics_chunk",
         wildcards=wildcards or {},
+        input=[],
     )
 
 
@@ -101,6 +103,19 @@ def test_a_bug_leaves_its_traceback(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert 'raise ZeroDivisionError("of ours")' in text
     assert text.splitlines()[-1] == "ZeroDivisionError: of ours"
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_an_input_from_the_future_is_dated_now(tmp_path: Path):
+    later, earlier = tmp_path / "later.nc", tmp_path / "earlier.nc"
+    for path, date in ((later, time.time() + 1e6), (earlier, 1e9)):
+        path.touch()
+        os.utime(path, (date, date))
+    given = snakemake(None)
+    given.input += [str(later), str(earlier), str(tmp_path / "gone.nc")]
+    with job(given):
+        pass
+    assert abs(later.stat().st_mtime - time.time()) < 100
+    assert earlier.stat().st_mtime == 1e9
 
 
 def test_a_cause_of_the_users_problem_is_left_out(tmp_path: Path):

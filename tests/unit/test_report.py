@@ -5,19 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import netCDF4
 import numpy as np
 import pytest
 import yaml
+from sealing import seal_again
 
 from retrograd import drawing, report, store
+from retrograd.errors import RetrogradError
 from retrograd.results import Results, load
 from retrograd.scenarios import Table
 from retrograd.schema import CAUSES, DYNAMICS, GRADIENTS, MODEL, OUTCOMES, REASONS, STEADY_STATE, SUMMARY, VERDICTS
+from retrograd.summary import summarize
 
 ROOT = Path(__file__).parents[2]
 OF_FACTORS = ("waterfall", "effects")
@@ -501,3 +506,42 @@ def test_rungs_digits_reasons_and_independent_derivations_are_told(tmp_path: Pat
     page = make(results, tmp_path / "page")
     assert page.count("(rescued by more_steps)") == 1
     assert "SciPy on sensitivity equations" in page
+
+
+# -- files of one run -----------------------------------------------------------------------------------
+
+
+def says(path: Path, **inputs: str) -> None:
+    """Makes a file say that it was computed from something else."""
+    # The results hold it open, and it can be replaced all the same.
+    other = Path(shutil.copy(path, path.with_suffix(".other")))
+    with netCDF4.Dataset(other, "r+") as file:
+        file.retrograd_inputs = json.dumps(json.loads(file.retrograd_inputs) | inputs)
+    seal_again(other)
+    other.replace(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "inputs"),
+    [
+        ("recommended/gradients.nc", {"dynamics": "0" * 64}),
+        ("naive/dynamics.nc", {"model": "0" * 64}),
+        ("summary.nc", {"naive/gradients": "0" * 64}),
+    ],
+)
+def test_a_page_of_two_runs_is_not_written(file: str, inputs: dict[str, str], tmp_path: Path):
+    results = study(tmp_path, MIXED)
+    says(tmp_path / file, **inputs)
+    (name,) = inputs
+    with pytest.raises(RetrogradError, match=f"{file} is not of this run: it was computed from {name} 0000"):
+        load(tmp_path, results.settings, str(tmp_path / "model.nc"), str(tmp_path / "summary.nc"))
+
+
+def test_variants_of_two_runs_are_not_summed_up(tmp_path: Path):
+    study(tmp_path, MIXED)
+    variants = [{"name": name, "gradient": "replay"} for name in MIXED]
+    settings = {"study": "tiny", "start": "initial_state", "variants": variants}
+    for variant in MIXED:
+        says(tmp_path / variant / "dynamics.nc", model=variant[0] * 64)
+    with pytest.raises(RetrogradError, match=r"naive/dynamics\.nc is not of this run: it was computed from model nnn"):
+        summarize(str(tmp_path), settings)

@@ -25,6 +25,7 @@ import xarray as xr
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sealing import seal_again
 
 import retrograd
 from retrograd import store
@@ -449,7 +450,7 @@ def test_an_open_dataset_does_not_keep_the_file_from_being_replaced(tmp_path: Pa
 
 ELSEWHERE = """
 import sys
-sys.path[:0] = [sys.argv[3], sys.argv[4]]
+sys.path[:0] = sys.argv[3:]
 import test_store as t
 t.write(t.dataset(sys.argv[2], units=t.MIXED), sys.argv[1], t.SCHEMAS[sys.argv[2]], t.ORIGIN)
 """
@@ -461,7 +462,8 @@ def test_the_same_bytes_in_another_process_at_another_time(kind: str, tmp_path: 
     write(dataset(kind, units=MIXED), path, SCHEMAS[kind], ORIGIN)
     time.sleep(1.1)  # HDF5's own times have whole seconds
     other = tmp_path / "elsewhere" / "two.nc"
-    command = [sys.executable, "-c", ELSEWHERE, str(other), kind, str(ROOT / "scripts"), str(Path(__file__).parent)]
+    places = [ROOT / "scripts", Path(__file__).parent, Path(__file__).parents[1]]
+    command = [sys.executable, "-c", ELSEWHERE, str(other), kind, *map(str, places)]
     subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}, cwd=tmp_path, check=True)
     assert other.read_bytes() == path.read_bytes()
 
@@ -647,7 +649,7 @@ def assert_refused(path: Path, kind: str, text: str) -> None:
     with pytest.raises(RetrogradError, match=text) as caught:
         read(path, kind)
     assert str(path) in str(caught.value)
-    assert f"snakemake --cores 1 --forcerun {rule}`" in str(caught.value)
+    assert f"Rule {rule} makes it: `snakemake --cores 1 --forcerun {path}`" in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -666,6 +668,8 @@ def test_somebody_elses_netcdf(tmp_path: Path):
     path = tmp_path / "file.nc"
     with netCDF4.Dataset(path, "w") as file:
         file.title = "ocean"
+    assert_refused(path, "dynamics", "does not end with the sha256 of its bytes")
+    seal_again(path)
     assert_refused(path, "dynamics", "has schema None, wanted 'dynamics/1'")
 
 
@@ -675,6 +679,7 @@ def test_another_schema(other: str, tmp_path: Path):
     write(dataset("dynamics"), path, DYNAMICS, ORIGIN)
     with netCDF4.Dataset(path, "r+") as file:
         file.retrograd_schema = other
+    seal_again(path)
     assert_refused(path, "dynamics", f"has schema {other!r}, wanted 'dynamics/1'")
 
 

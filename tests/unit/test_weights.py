@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from safetensors.numpy import save_file
+from sealing import flip, seal_again
 
 from retrograd import store, weights
 from retrograd.api import Model
@@ -602,6 +603,8 @@ def test_weights_beyond_float64_text(net: Model, tmp_path: Path):
 def spoil(path: str, change: Callable[[netCDF4.Dataset], None]) -> None:
     with netCDF4.Dataset(path, "r+") as file:
         change(file)
+    # What follows from the change is to be found, and not that there was one.
+    seal_again(path)
 
 
 def model_refusal(path: str, model: Model) -> str:
@@ -609,7 +612,7 @@ def model_refusal(path: str, model: Model) -> str:
         read_model(path, type(model), model)
     text = str(caught.value)
     assert path in text
-    assert "snakemake --cores 1 --forcerun export" in text
+    assert f"Rule export makes it: `snakemake --cores 1 --forcerun {path}`" in text
     return text
 
 
@@ -684,6 +687,19 @@ def test_a_truncated_model(part: float, exported: tuple[str, Model]):
     content = Path(path).read_bytes()
     Path(path).write_bytes(content[: int(part * len(content))])
     assert "cannot be read" in model_refusal(path, model)
+
+
+def test_a_damaged_model_is_found_before_it_is_opened(exported: tuple[str, Model], monkeypatch: pytest.MonkeyPatch):
+    path, model = exported
+    flip(path, 8 * 5000)
+    monkeypatch.setattr(xr, "load_datatree", lambda *a, **k: pytest.fail("the file was opened"))
+    assert "its bytes are not those that were written" in model_refusal(path, model)
+
+
+def test_a_model_with_other_weights_than_the_study_s(exported: tuple[str, Model]):
+    path, model = exported
+    with pytest.raises(RetrogradError, match="is not of this run: it was computed from weights"):
+        read_model(path, type(model), model, {"weights": "0" * 64})
 
 
 def test_no_model(exported: tuple[str, Model], tmp_path: Path):

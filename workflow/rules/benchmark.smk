@@ -26,6 +26,7 @@ rule work_precision:
         scenarios=PLAN.benchmark_scenarios(),
         class_name=PLAN.study.model.class_,
         plugin=PLAN.plugin_digest(),
+        known=PLAN.known_weights(),
         code=PLAN.code("work_precision"),
     script:
         PLAN.script("work_precision")
@@ -52,6 +53,7 @@ rule speed:
         scenarios=PLAN.benchmark_scenarios(),
         class_name=PLAN.study.model.class_,
         plugin=PLAN.plugin_digest(),
+        known=PLAN.known_weights(),
         code=PLAN.code("speed"),
     script:
         PLAN.script("speed")

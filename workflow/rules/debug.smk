@@ -16,6 +16,7 @@ rule debug:
         trace=lambda wildcards: PLAN.debug_file(),
         settings=lambda wildcards: PLAN.debug_settings(),
         scenario=lambda wildcards: PLAN.debug_scenario(),
+        known=PLAN.known_weights(),
         class_name=PLAN.study.model.class_,
         code=PLAN.code("debug"),
     script:

@@ -21,6 +21,8 @@ rule gradients_chunk:
         scenarios=chunk_scenarios,
         class_name=PLAN.study.model.class_,
         plugin=PLAN.plugin_digest(),
+        known=PLAN.known_weights(),
+        earlier=lambda wildcards: PLAN.earlier_settings(wildcards.work),
         code=PLAN.code("gradients"),
     script:
         PLAN.script("gradients")

@@ -20,6 +20,7 @@ rule steady_state_chunk:
         scenarios=chunk_scenarios,
         class_name=PLAN.study.model.class_,
         plugin=PLAN.plugin_digest(),
+        known=PLAN.known_weights(),
         code=PLAN.code("steady_state"),
     script:
         PLAN.script("steady_state")
