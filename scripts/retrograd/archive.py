@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from retrograd.errors import RetrogradError
+from retrograd.messages import printable
 from retrograd.whole import whole
 
 MANIFEST = "manifest-sha256.txt"
@@ -46,9 +47,8 @@ class Finding:
     what: str
 
     def __str__(self) -> str:
-        text = f"{self.file}: {self.what}" if self.file else self.what
-        # Names and values are what somebody wrote: no log takes half a surrogate, and no terminal is to be steered.
-        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+        # Names and values are what somebody wrote.
+        return printable(f"{self.file}: {self.what}" if self.file else self.what)
 
 
 def bad_name(name: str) -> str:

@@ -19,8 +19,9 @@ from pydantic_core import PydanticCustomError
 from retrograd.errors import RetrogradError
 from retrograd.factors import MOST_CELLS, MOST_SHARED, cells, level_changes, settings_of, sharing
 from retrograd.imported import ImportedProblem, complete_scenarios, import_model, source_digest
-from retrograd.messages import ConfigError, capped, guess, one_of, show, step
+from retrograd.messages import ConfigError, capped, guess, one_of, show, step, stumbled
 from retrograd.optional import WEIGHT_SUFFIXES
+from retrograd.patience import at_most
 from retrograd.plugin_source import Plugin, look_at_plugin
 from retrograd.provenance import canonical, file_digest, text_digest
 from retrograd.rescue import changed
@@ -196,12 +197,17 @@ def _with_plugin(raw: dict[str, Any]) -> tuple[dict[str, Any], ImportedProblem |
     try:
         content = [source_digest(kind, path), *([] if table is None else [file_digest(table)])]
         folder = MADE / text_digest(canonical([kind, Path(path).name, *content]))[:16]
-        made = import_model(kind, path, folder)
+        with at_most(f"model.{kind}: importing {path}", "Its formulas are too large, or grow where they are put in."):
+            made = import_model(kind, path, folder)
         completed = complete_scenarios(made, table, folder)
     except ConfigError:
         raise
     except RetrogradError as error:
         raise ConfigError([f"model.{kind}: {error}".replace("\n", "\n  ")]) from error
+    except Exception as error:
+        # Files that no reader foresaw make sympy, libsbml and petab stumble over whatever it is.
+        told = f"model.{kind}: {path} cannot be imported: {stumbled(error)}; mend the file, or report this"
+        raise ConfigError([told]) from error
     model = {**model, "plugin": str(made.plugin), "class": made.class_name}
     if made.weights is not None:
         model["weights"] = str(made.weights)
