@@ -29,6 +29,8 @@ from retrograd.scenarios import Table, read_scenarios
 from retrograd.settings import GRADIENT_METHODS, Variant, check_variant_name, is_name, is_path
 from retrograd.study import ARGUMENTS, IMPORTED, STARTS, Study
 
+# Of a config: a study of 100,000 save times is large already.
+MOST_VALUES, DEEPEST = 500_000, 20
 # Where plug-ins are written that are made of other files.
 MADE = Path(".snakemake", "retrograd", "imported")
 
@@ -120,6 +122,8 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
     is checked as far as the others allow, so that one run tells all.
     """
     raw = {key: value for key, value in config.items() if key not in ARGUMENTS}
+    if overgrown := _overgrown(raw):
+        raise ConfigError([f"the config: {overgrown}"])
     raw, imported = _with_plugin(raw)
     problems: list[str] = []
     study: Study | None = None
@@ -241,6 +245,25 @@ def _is_made_of(plugin: Any, kind: str, path: Any) -> bool:
         return False
 
 
+def _overgrown(content: Any) -> str:
+    """Returns why a config is not looked at any further, '' where it is.
+
+    A few lines of YAML stand for a billion values, where lists of aliases are aliases again, or for a list in itself.
+    """
+    todo, count = [(content, 0)], 0
+    while todo:
+        value, depth = todo.pop()
+        inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+        count += len(inside)
+        if depth > DEEPEST or count > MOST_VALUES:
+            return (
+                f"found more than {MOST_VALUES} values, or lists and mappings more than {DEEPEST} deep, aliases (*) "
+                "counted as often as they stand there, wanted fewer"
+            )
+        todo += [(part, depth + 1) for part in inside]
+    return ""
+
+
 def _sub(raw: Any, *keys: str) -> Any:
     """Returns a value of a config that may be wrong in any way; None where there is nothing."""
     for key in keys:
@@ -255,8 +278,10 @@ def _read_variants(path: Path) -> tuple[dict[str, Variant], list[str]]:
             content = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except OSError as error:
         return {}, [f"{path}: cannot be read ({error.strerror})"]
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         return {}, [f"{path}: found no valid YAML ({' '.join(str(error).split())})"]
+    if overgrown := _overgrown(content):
+        return {}, [f"{path}: {overgrown}"]
     if not isinstance(content, dict):
         return {}, [f"{path}: found {show(content)}, wanted a mapping of names to variants"]
     variants: dict[str, Variant] = {}

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 
 from retrograd.api import Model
 from retrograd.errors import RetrogradError
-from retrograd.messages import one_of
+from retrograd.messages import one_of, show, stumbled
 from retrograd.provenance import file_digest
+from retrograd.scenarios import wrong_label
 
 
 def load_class(path: str, class_name: str) -> type[Model]:
@@ -61,6 +62,13 @@ def _check_declarations(cls: type[Model], where: str) -> None:
             problems.append(f"{name} is {value!r}, wanted a dict of text to text")
     if not problems and not cls.states:
         problems.append("states is empty, wanted at least one state")
+    if not problems:
+        problems.extend(
+            f"{kind} has the name {show(name)}, wanted one {why}"
+            for kind in ("states", "parameters", "formulations")
+            for name in getattr(cls, kind)
+            if (why := wrong_label(name))
+        )
     if not problems:
         problems.extend(
             f"formulations names the method {method!r}, which the class does not have"

@@ -200,11 +200,10 @@ class _Reader:
         text = ""
         if not cell.strip():
             text = "found an empty id, wanted a unique one"
-        elif len(cell) > 200:
-            text = f"found an id of {len(cell)} characters, wanted at most 200"
-        # Line and paragraph separators break lines in browsers and logs just as control characters do.
-        elif any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in cell):
-            text = f"found {show(cell)}, wanted an id without control characters"
+        elif len(cell) > LONGEST_LABEL:
+            text = f"found an id of {len(cell)} characters, wanted at most {LONGEST_LABEL}"
+        elif not is_visible(cell):
+            text = f"found {show(cell)}, wanted an id without control characters and invisible marks"
         elif cell in first:
             text = f"found {show(cell)} again (first on line {first[cell]}), wanted unique ids"
         if text:
@@ -216,6 +215,29 @@ class _Reader:
         if not math.isfinite(value):
             self.complain(f"found {show(cell) if cell else 'an empty cell'}, wanted {_A_NUMBER}", line, name)
         return value
+
+
+# Characters of a name: of a scenario, a state, a parameter.
+LONGEST_LABEL = 200
+
+
+def wrong_label(name: str) -> str:
+    """Returns what a state's or parameter's name has to be and is not, '' where it may stand in tables and figures."""
+    if not name.strip():
+        return "that is not empty"
+    if len(name) > LONGEST_LABEL:
+        return f"of at most {LONGEST_LABEL} characters"
+    return "" if is_visible(name) else "without control characters and invisible marks"
+
+
+def is_visible(name: str) -> bool:
+    """Tells whether a name shows all that it is: nothing that breaks lines, turns the direction of text or is not seen.
+
+    Line and paragraph separators break lines in browsers and logs just as control characters do. Joiners are part of
+    words in some scripts, and of emoji.
+    """
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return all(c in "\u200c\u200d" or unicodedata.category(c) not in hidden for c in name)
 
 
 def _lines(file: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
