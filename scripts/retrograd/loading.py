@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from retrograd.errors import RetrogradError
 from retrograd.factors import MOST_CELLS, MOST_SHARED, cells, level_changes, settings_of, sharing
 from retrograd.imported import ImportedProblem, complete_scenarios, import_model, source_digest
-from retrograd.messages import ConfigError, capped, guess, one_of, show, step, stumbled
+from retrograd.messages import ConfigError, capped, guess, one_of, overgrown, show, step, stumbled
 from retrograd.optional import WEIGHT_SUFFIXES
 from retrograd.patience import at_most
 from retrograd.plugin_source import Plugin, look_at_plugin
@@ -29,8 +29,6 @@ from retrograd.scenarios import Table, read_scenarios
 from retrograd.settings import GRADIENT_METHODS, Variant, check_variant_name, is_name, is_path
 from retrograd.study import ARGUMENTS, IMPORTED, STARTS, Study
 
-# Of a config: a study of 100,000 save times is large already.
-MOST_VALUES, DEEPEST = 500_000, 20
 # Where plug-ins are written that are made of other files.
 MADE = Path(".snakemake", "retrograd", "imported")
 
@@ -122,8 +120,8 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
     is checked as far as the others allow, so that one run tells all.
     """
     raw = {key: value for key, value in config.items() if key not in ARGUMENTS}
-    if overgrown := _overgrown(raw):
-        raise ConfigError([f"the config: {overgrown}"])
+    if why := overgrown(raw):
+        raise ConfigError([f"the config: {why}"])
     raw, imported = _with_plugin(raw)
     problems: list[str] = []
     study: Study | None = None
@@ -245,25 +243,6 @@ def _is_made_of(plugin: Any, kind: str, path: Any) -> bool:
         return False
 
 
-def _overgrown(content: Any) -> str:
-    """Returns why a config is not looked at any further, '' where it is.
-
-    A few lines of YAML stand for a billion values, where lists of aliases are aliases again, or for a list in itself.
-    """
-    todo, count = [(content, 0)], 0
-    while todo:
-        value, depth = todo.pop()
-        inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-        count += len(inside)
-        if depth > DEEPEST or count > MOST_VALUES:
-            return (
-                f"found more than {MOST_VALUES} values, or lists and mappings more than {DEEPEST} deep, aliases (*) "
-                "counted as often as they stand there, wanted fewer"
-            )
-        todo += [(part, depth + 1) for part in inside]
-    return ""
-
-
 def _sub(raw: Any, *keys: str) -> Any:
     """Returns a value of a config that may be wrong in any way; None where there is nothing."""
     for key in keys:
@@ -280,8 +259,8 @@ def _read_variants(path: Path) -> tuple[dict[str, Variant], list[str]]:
         return {}, [f"{path}: cannot be read ({error.strerror})"]
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         return {}, [f"{path}: found no valid YAML ({' '.join(str(error).split())})"]
-    if overgrown := _overgrown(content):
-        return {}, [f"{path}: {overgrown}"]
+    if why := overgrown(content):
+        return {}, [f"{path}: {why}"]
     if not isinstance(content, dict):
         return {}, [f"{path}: found {show(content)}, wanted a mapping of names to variants"]
     variants: dict[str, Variant] = {}

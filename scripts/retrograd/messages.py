@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from retrograd.errors import RetrogradError
 
 # A table can be wrong in every cell: more lines than this per file help nobody.
 MOST_LINES = 50
+# Of a config: a study of 100,000 save times is large already.
+MOST_VALUES, DEEPEST = 500_000, 20
 
 
 class ConfigError(RetrogradError):
@@ -87,3 +89,22 @@ def one_of(value: Any, options: Sequence[str]) -> str:
 def capped(lines: list[str]) -> list[str]:
     """Returns the first lines, and how many there are beyond them."""
     return lines if len(lines) <= MOST_LINES else [*lines[:MOST_LINES], f"... and {len(lines) - MOST_LINES} more"]
+
+
+def overgrown(content: Any) -> str:
+    """Returns why a config is not looked at any further, '' where it is.
+
+    A few lines of YAML stand for a billion values, where lists of aliases are aliases again, or for a list in itself.
+    """
+    todo, count = [(content, 0)], 0
+    while todo:
+        value, depth = todo.pop()
+        inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+        count += len(inside)
+        if depth > DEEPEST or count > MOST_VALUES:
+            return (
+                f"found more than {MOST_VALUES} values, or lists and mappings more than {DEEPEST} deep, aliases (*) "
+                "counted as often as they stand there, wanted fewer"
+            )
+        todo += [(part, depth + 1) for part in inside]
+    return ""

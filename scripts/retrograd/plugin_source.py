@@ -46,7 +46,7 @@ def _look(path: str, class_name: str) -> tuple[Plugin, list[str]]:
             warnings.simplefilter("ignore")
             tree = ast.parse(source)
     except SyntaxError as error:
-        text = f"{path}: line {error.lineno}: found a syntax error ({error.msg}), wanted a Python file"
+        text = f"{path}: line {error.lineno or 1}: found a syntax error ({error.msg}), wanted a Python file"
         return Plugin(), [text]
     except (OSError, ValueError) as error:
         return Plugin(), [f"{path}: cannot be read as Python ({error})"]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from retrograd.api import Model
 from retrograd.errors import RetrogradError
-from retrograd.messages import one_of, show, stumbled
+from retrograd.messages import one_of, show
 from retrograd.provenance import file_digest
 from retrograd.scenarios import wrong_label
 

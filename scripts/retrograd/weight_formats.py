@@ -118,7 +118,9 @@ def _hdf5_content(path: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarra
             if item.external or item.is_virtual:
                 raise RetrogradError(f"{path}: {name} is stored in another file, wanted all arrays in this one.")
             if item.nbytes > most:
-                raise RetrogradError(f"{path}: {name} is said to have {item.nbytes} bytes, which this file cannot hold.")
+                raise RetrogradError(
+                    f"{path}: {name} is said to have {item.nbytes} bytes, which this file cannot hold."
+                )
             array = np.asarray(item[()])
             array = array.astype(array.dtype.newbyteorder("="))
             if group == "inputs":
