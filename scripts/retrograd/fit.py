@@ -22,7 +22,7 @@ from retrograd.batches import LANES, batched, float_type
 from retrograd.certificates import WORST_FIRST
 from retrograd.context import units_of
 from retrograd.errors import RetrogradError
-from retrograd.plugins import parameter_dict
+from retrograd.plugins import asked, parameter_dict
 from retrograd.schema import FIT, FIT_STATUS, VERDICTS
 from retrograd.simulations import NOMINAL
 
@@ -67,7 +67,7 @@ def _pieces(
     times = jnp.asarray(dynamics["model_time"].values, float_type())
 
     def one(model: Model, x: jax.Array, k: jax.Array) -> tuple[jax.Array, ...]:
-        found = model.fitted(times, x, parameter_dict(cls, k))
+        found = asked(cls, "fitted", model.fitted, times, x, parameter_dict(cls, k))
         if len(found) != 3:
             raise RetrogradError(f"{cls.__name__}.fitted returned {len(found)} arrays, wanted rows, simulation, noise.")
         rows, simulation, noise = map(jnp.asarray, found)

@@ -173,14 +173,14 @@ class _Reader:
             state = name.removeprefix("x0:")
             if self.states is not None and state not in self.states:
                 choices = one_of(state, self.states)
-                self.complain(f"found no state {state!r} in the model, wanted {choices}", line, name)
+                self.complain(f"found no state {show(state)} in the model, wanted {choices}", line, name)
             return
         parameter, at, phase = name.partition("@")
         if self.parameters is not None and parameter not in self.parameters:
             choices = one_of(parameter, self.parameters)
-            self.complain(f"found no parameter {parameter!r} in the model, wanted {choices}", line, name)
+            self.complain(f"found no parameter {show(parameter)} in the model, wanted {choices}", line, name)
         if at and phase not in PHASES:
-            self.complain(f"found phase {phase!r}, wanted {one_of(phase, PHASES)}", line, name)
+            self.complain(f"found phase {show(phase)}, wanted {one_of(phase, PHASES)}", line, name)
         elif phase == "steady" and self.start == "initial_state":
             text = "found a parameter of the steady phase, which start: initial_state does not have"
             self.complain(text, line, name)
