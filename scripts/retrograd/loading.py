@@ -163,7 +163,7 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
         study._arguments = {key: config[key] for key in ARGUMENTS if key in config}
         study._built_in, study._table, study._formulations = built_in, table, plugin.formulations
         study._measured = plugin.has_measurements
-        problems += _check_float32(study)
+        problems += _check_save_times(study)
     if problems or study is None:
         raise ConfigError(problems)
     return study
@@ -435,12 +435,33 @@ def _check_start(plugin: Plugin, start: Any, table: Table | None) -> list[str]:
     ]
 
 
-def _check_float32(study: Study) -> list[str]:
-    times = array("f", study.times())
-    if math.isfinite(times[-1]) and all(a < b for a, b in pairwise(times)):
-        return []
-    return [
-        f"variants[{index}]: found {name!r} with precision float32, wanted save times apart in float32 too"
-        for index, name in enumerate(study.variants)
-        if study.variant(name).precision == "float32"
-    ]
+def _check_save_times(study: Study) -> list[str]:
+    """Returns what the solver's times cannot hold: it ends a step at each, and a step of one ulp it passes over."""
+    problems, seen = [], set()
+    for index, name in enumerate(study.variants):
+        variant = study.variant(name)
+        wide = variant.precision == "float64"
+        if variant.segments is None and (wide, "good") in seen:
+            continue
+        low, high = (1e-200, 1e200) if wide else (1e-20, 1e30)
+        last = study.times()[-1]
+        ends = [s.until for s in variant.segments or () if s.until < last]
+        # As whole numbers, floats of one sign are in order, and neighbours are one apart.
+        bits = array("q" if wide else "i")
+        bits.frombytes(array("d" if wide else "f", sorted({*study.times(), *ends})).tobytes())
+        if not low <= last <= high:
+            wanted = f"a last one from {low:g} to {high:g}, in another unit of time"
+            told = f"save_times: found {last!r} as the last one, wanted {wanted}, with precision {variant.precision}"
+        elif any(b - a < 2 for a, b in pairwise(bits)):
+            if wide:
+                told = "save_times: found two, or one and the end of a segment, that are neighbours in float64"
+                told += ", wanted times that are further apart"
+            else:
+                told = (
+                    f"variants[{index}]: found {name!r} with precision float32, wanted save times apart in float32 too"
+                )
+        else:
+            seen |= {(wide, "good")}
+            continue
+        problems.append(told)
+    return list(dict.fromkeys(problems))
