@@ -203,12 +203,11 @@ def sbml_problem(study: Path, text: str) -> str:
 
 def sbml(math: str = "<ci>x</ci>", head: str = "", notes: str = "", functions: str = "") -> str:
     space = 'xmlns="http://www.w3.org/1998/Math/MathML"'
-    return (
-        f'{head}<sbml xmlns="http://www.sbml.org/sbml/level3/version1/core" level="3" version="1"><model id="m">{notes}'
-        f"{functions.replace('<math>', f'<math {space}>')}<listOfParameters>"
-        f'<parameter id="x" value="1" constant="false"/></listOfParameters><listOfRules><rateRule variable="x"><math {space}>{math}</math></rateRule></listOfRules>'
-        "</model></sbml>"
-    )
+    level = 'xmlns="http://www.sbml.org/sbml/level3/version1/core" level="3" version="1"'
+    parameters = '<listOfParameters><parameter id="x" value="1" constant="false"/></listOfParameters>'
+    rule = f'<listOfRules><rateRule variable="x"><math {space}>{math}</math></rateRule></listOfRules>'
+    inside = f"{notes}{functions.replace('<math>', f'<math {space}>')}{parameters}{rule}"
+    return f'{head}<sbml {level}><model id="m">{inside}</model></sbml>'
 
 
 def test_entities_are_not_looked_at(study: Path):
