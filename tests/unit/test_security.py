@@ -24,7 +24,7 @@ from retrograd.messages import ConfigError, overgrown, printable, show
 from retrograd.plan import Plan
 from retrograd.plugins import build_structure, load_class, member, vector_field
 from retrograd.references import config_of
-from retrograd.reproduction import prepared
+from retrograd.reproduction import prepared, run
 from retrograd.settings import check_study_name, is_name
 from retrograd.weights import evaluate
 
@@ -458,6 +458,19 @@ def test_a_config_in_an_archive_is_read_as_data(study: Path):
     assert not Path("it ran").exists()
     load_configfile(str(folder / CONFIG))
     assert Path("it ran").exists()
+
+
+def test_no_file_of_a_study_is_a_module_of_the_run(study: Path, monkeypatch: pytest.MonkeyPatch):
+    (study / "yaml.py").write_text("open('it ran', 'w').close()\n")
+    commands = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **_: commands.append(command) or subprocess.CompletedProcess([], 0)
+    )
+    run(study, ROOT, 1, {})
+    monkeypatch.undo()
+    begin = commands[0][: commands[0].index("snakemake") + 1]
+    assert subprocess.run([*begin, "--version"], cwd=study, capture_output=True).returncode == 0
+    assert not (study / "it ran").exists()
 
 
 @pytest.mark.parametrize("given", [{}, {"trust_plugin": False}, {"trust_plugin": "yes"}, {"trust_plugin": 1}])
