@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from retrograd.errors import RetrogradError
+from retrograd.messages import printable
 from retrograd.whole import whole
 
 MANIFEST = "manifest-sha256.txt"
@@ -31,6 +32,8 @@ _DATE, _MODE = (1980, 1, 1, 0, 0, 0), 0o100644
 _BLOCK = 1 << 20
 # Names that every system can hold; what Windows forbids is out, such as a colon or a dot at the end.
 _NAME = re.compile(r"[A-Za-z0-9_+=@,~\-(). ]+")
+# Files of an archive: a study of any size has a few thousand.
+MOST_FILES = 100_000
 # What a 32-bit field of the format says where a 64-bit one holds the number, and from where on it does.
 _MARK = 0xFFFFFFFF
 _LIMIT = _MARK
@@ -46,9 +49,8 @@ class Finding:
     what: str
 
     def __str__(self) -> str:
-        text = f"{self.file}: {self.what}" if self.file else self.what
-        # Names and values are what somebody wrote: no log takes half a surrogate, and no terminal is to be steered.
-        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+        # Names and values are what somebody wrote.
+        return printable(f"{self.file}: {self.what}" if self.file else self.what)
 
 
 def bad_name(name: str) -> str:
@@ -235,6 +237,12 @@ class Archive:
                 out.append(Finding(name, "is compressed, which an archive of Retrograd never is"))
             elif info.flag_bits:
                 out.append(Finding(name, "is encrypted, or marked in another way"))
+        if len(entries) > MOST_FILES:
+            out.append(Finding("", f"it has {len(entries)} files, wanted at most {MOST_FILES}"))
+        # Files that share their bytes: a small zip of many large ones.
+        declared, there = sum(info.file_size for info in entries), os.fstat(self._file.fileno()).st_size
+        if declared > there:
+            out.append(Finding("", f"its files are said to have {declared} bytes, and the zip has {there} in all"))
         return out
 
     def manifest(self) -> dict[str, str]:

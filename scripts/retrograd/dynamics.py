@@ -228,6 +228,7 @@ class Integrator:
             first = jnp.asarray(FIRST_STEP if dt0 is None else dt0, self.dtype)
             t1, controller_state = controller.init(term, t0, stop, x, first, args, solver.func, order)
             t1 = jnp.minimum(t1, stop)
+            state: Any = None
             dstate: Any = None
             if sensitive:
                 of = lambda model, x, k: state_at(model, t0, t1, x, k)
@@ -314,7 +315,8 @@ class Integrator:
             assert jumps is not None
             here = jumps.at(lane.t0)
             t1, dx = jnp.nextafter(lane.t0, stop), None
-            jump = lambda model, x, k: jumps.apply(model, lane.t0, x, k)
+            apply = jumps.apply
+            jump = lambda model, x, k: apply(model, lane.t0, x, k)
             if sensitive:
                 x, dx = along(jump, model, lane.x, lane.k, dx=lane.dx)
             else:

@@ -23,7 +23,7 @@ from retrograd.certificates import WORST_FIRST
 from retrograd.context import units_of
 from retrograd.errors import RetrogradError
 from retrograd.jumps import row_times
-from retrograd.plugins import parameter_dict
+from retrograd.plugins import asked, parameter_dict
 from retrograd.schema import FIT, FIT_STATUS, VERDICTS
 from retrograd.simulations import NOMINAL
 
@@ -69,7 +69,7 @@ def _pieces(
     times = jnp.asarray(row_times(cls.jump_times, saved, float_type()))
 
     def one(model: Model, x: jax.Array, k: jax.Array) -> tuple[jax.Array, ...]:
-        found = model.fitted(times, x, parameter_dict(cls, k))
+        found = asked(cls, "fitted", model.fitted, times, x, parameter_dict(cls, k))
         if len(found) != 3:
             raise RetrogradError(f"{cls.__name__}.fitted returned {len(found)} arrays, wanted rows, simulation, noise.")
         rows, simulation, noise = map(jnp.asarray, found)

@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 
 from retrograd.archive import CONFIG, MANIFEST, METADATA, Archive, Finding
+from retrograd.errors import RetrogradError
 from retrograd.packing import OWN, attributes, beside, broken_links, is_source, other_source, step_of
-from retrograd.study import IMPORTED
+from retrograd.references import config_of, given_files
 
 # What each check is called in the report, in order; a later one needs the ones before it.
 CHECKS = ("names", "bytes", "metadata", "results", "code", "config", "summary")
@@ -97,12 +98,10 @@ def _look_inside(out: Inspected, there: Path, manifest: dict[str, str], root: Pa
     from retrograd.store import content_digest_of
 
     try:
-        study = yaml.safe_load((there / CONFIG).read_text(encoding="utf-8"))
-        model = study["model"]
-        given = {"plugin": model["plugin"], "scenarios": study["scenarios"]}
-        given |= {role: model[role] for role in ("weights", *IMPORTED) if model.get(role)}
-        if wrong := [role for role, name in given.items() if not isinstance(name, str)]:
-            raise TypeError(f"{wrong[0]} is no text")
+        given = given_files(config_of(there), there)
+    except RetrogradError as error:
+        out.findings.append(Finding(CONFIG, str(error).removeprefix(f"{CONFIG}: ")))
+        return
     except Exception as error:
         out.findings.append(Finding(CONFIG, f"is no config of a study ({type(error).__name__}: {error})"))
         return

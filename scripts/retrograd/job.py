@@ -19,6 +19,7 @@ import xarray as xr
 import retrograd
 from retrograd.devices import on_gpu
 from retrograd.errors import RetrogradError
+from retrograd.messages import printable
 from retrograd.provenance import cpu_features, environment, file_digest, processor, text_digest
 from retrograd.store import Provenance, read
 
@@ -97,7 +98,7 @@ def job(snakemake: Any) -> Iterator[Job]:
         yield Job(snakemake.rule, settings, snakemake.params.code, precision, snakemake.threads, known=known)
     except RetrogradError as error:
         # The traceback would hide the sentence that says what to do.
-        log.error("%s %s: %s", snakemake.rule, wildcards, error)
+        log.error("%s %s: %s", snakemake.rule, wildcards, printable(str(error)))
         sys.exit(1)
     except Exception:
         log.exception("%s %s: stopped by a bug, or by the model's code", snakemake.rule, wildcards)

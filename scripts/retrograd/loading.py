@@ -19,8 +19,9 @@ from pydantic_core import PydanticCustomError
 from retrograd.errors import RetrogradError
 from retrograd.factors import MOST_CELLS, MOST_SHARED, cells, level_changes, settings_of, sharing
 from retrograd.imported import ImportedProblem, complete_scenarios, import_model, source_digest
-from retrograd.messages import ConfigError, capped, guess, one_of, show, step
+from retrograd.messages import ConfigError, capped, guess, one_of, overgrown, show, step, stumbled
 from retrograd.optional import WEIGHT_SUFFIXES
+from retrograd.patience import at_most
 from retrograd.plugin_source import Plugin, look_at_plugin
 from retrograd.provenance import canonical, file_digest, text_digest
 from retrograd.rescue import changed
@@ -119,6 +120,8 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
     is checked as far as the others allow, so that one run tells all.
     """
     raw = {key: value for key, value in config.items() if key not in ARGUMENTS}
+    if why := overgrown(raw):
+        raise ConfigError([f"the config: {why}"])
     raw, imported = _with_plugin(raw)
     problems: list[str] = []
     study: Study | None = None
@@ -160,7 +163,7 @@ def load_study(config: Mapping[str, Any], variants_file: Path) -> Study:
         study._arguments = {key: config[key] for key in ARGUMENTS if key in config}
         study._built_in, study._table, study._formulations = built_in, table, plugin.formulations
         study._measured = plugin.has_measurements
-        problems += _check_float32(study)
+        problems += _check_save_times(study)
     if problems or study is None:
         raise ConfigError(problems)
     return study
@@ -196,12 +199,17 @@ def _with_plugin(raw: dict[str, Any]) -> tuple[dict[str, Any], ImportedProblem |
     try:
         content = [source_digest(kind, path), *([] if table is None else [file_digest(table)])]
         folder = MADE / text_digest(canonical([kind, Path(path).name, *content]))[:16]
-        made = import_model(kind, path, folder)
+        with at_most(f"model.{kind}: importing {path}", "Its formulas are too large, or grow where they are put in."):
+            made = import_model(kind, path, folder)
         completed = complete_scenarios(made, table, folder)
     except ConfigError:
         raise
     except RetrogradError as error:
         raise ConfigError([f"model.{kind}: {error}".replace("\n", "\n  ")]) from error
+    except Exception as error:
+        # Files that no reader foresaw make sympy, libsbml and petab stumble over whatever it is.
+        told = f"model.{kind}: {path} cannot be imported: {stumbled(error)}; mend the file, or report this"
+        raise ConfigError([told]) from error
     model = {**model, "plugin": str(made.plugin), "class": made.class_name}
     if made.weights is not None:
         model["weights"] = str(made.weights)
@@ -249,8 +257,10 @@ def _read_variants(path: Path) -> tuple[dict[str, Variant], list[str]]:
             content = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except OSError as error:
         return {}, [f"{path}: cannot be read ({error.strerror})"]
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         return {}, [f"{path}: found no valid YAML ({' '.join(str(error).split())})"]
+    if why := overgrown(content):
+        return {}, [f"{path}: {why}"]
     if not isinstance(content, dict):
         return {}, [f"{path}: found {show(content)}, wanted a mapping of names to variants"]
     variants: dict[str, Variant] = {}
@@ -425,12 +435,33 @@ def _check_start(plugin: Plugin, start: Any, table: Table | None) -> list[str]:
     ]
 
 
-def _check_float32(study: Study) -> list[str]:
-    times = array("f", study.times())
-    if math.isfinite(times[-1]) and all(a < b for a, b in pairwise(times)):
-        return []
-    return [
-        f"variants[{index}]: found {name!r} with precision float32, wanted save times apart in float32 too"
-        for index, name in enumerate(study.variants)
-        if study.variant(name).precision == "float32"
-    ]
+def _check_save_times(study: Study) -> list[str]:
+    """Returns what the solver's times cannot hold: it ends a step at each, and a step of one ulp it passes over."""
+    problems, seen = [], set()
+    for index, name in enumerate(study.variants):
+        variant = study.variant(name)
+        wide = variant.precision == "float64"
+        if variant.segments is None and (wide, "good") in seen:
+            continue
+        low, high = (1e-200, 1e200) if wide else (1e-20, 1e30)
+        last = study.times()[-1]
+        ends = [s.until for s in variant.segments or () if s.until < last]
+        # As whole numbers, floats of one sign are in order, and neighbours are one apart.
+        bits = array("q" if wide else "i")
+        bits.frombytes(array("d" if wide else "f", sorted({*study.times(), *ends})).tobytes())
+        if not low <= last <= high:
+            wanted = f"a last one from {low:g} to {high:g}, in another unit of time"
+            told = f"save_times: found {last!r} as the last one, wanted {wanted}, with precision {variant.precision}"
+        elif any(b - a < 2 for a, b in pairwise(bits)):
+            if wide:
+                told = "save_times: found two, or one and the end of a segment, that are neighbours in float64"
+                told += ", wanted times that are further apart"
+            else:
+                told = (
+                    f"variants[{index}]: found {name!r} with precision float32, wanted save times apart in float32 too"
+                )
+        else:
+            seen |= {(wide, "good")}
+            continue
+        problems.append(told)
+    return list(dict.fromkeys(problems))

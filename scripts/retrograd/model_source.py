@@ -131,7 +131,7 @@ class _Printer:
             value = math.inf
         if not math.isfinite(value):
             raise RetrogradError(
-                f"found the constant {expr}, which is no real number that float64 can hold; mend the formula."
+                f"found the constant {sp.N(expr, 6)}, which is no real number that float64 can hold; mend the formula."
             )
         return repr(value), _SIGN if math.copysign(1, value) < 0 else _ATOM
 

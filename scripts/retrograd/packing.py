@@ -30,6 +30,8 @@ SOURCE = (
 _MOVED = {"README.md": "workflow/README.md", "CITATION.cff": "workflow/CITATION.cff"}
 # What an archive holds that is made for it, under fixed names.
 OWN = (CONFIG, "README.md", "CITATION.cff", ".zenodo.json", METADATA, MANIFEST)
+# Values [bytes] that are read whatever the size of their file, and how far zlib can compress others (1,032).
+SMALL, MOST_RATIO = 2**30, 1032
 _JSON, _TEXTS = ("inputs", "environment", "config"), ("code_digest", "content_sha256")
 
 
@@ -90,8 +92,13 @@ def attributes(path: str | Path) -> dict[str, Any]:
     """Returns what a result file says of its origin: inputs, environment, config, code_digest, content_sha256."""
     import xarray as xr
 
-    with xr.open_dataset(path, engine="netcdf4", decode_times=False) as ds:
-        there = dict(ds.attrs)
+    size = Path(path).stat().st_size
+    with xr.open_datatree(path, engine="netcdf4", decode_times=False) as tree:
+        there = dict(tree.attrs)
+        # Nothing is read so far: what is declared and cannot be there would take all memory.
+        declared = sum(var.nbytes for node in tree.subtree for var in node.variables.values())
+    if declared > max(SMALL, MOST_RATIO * size):
+        raise RetrogradError(f"{path} is said to hold {declared} bytes of values, which its {size} bytes cannot.")
     if missing := [name for name in (*_JSON, *_TEXTS) if f"retrograd_{name}" not in there]:
         raise RetrogradError(f"{path} has no attribute retrograd_{missing[0]}: it is no result of Retrograd.")
     said = {name: str(there[f"retrograd_{name}"]) for name in (*_JSON, *_TEXTS)}

@@ -20,10 +20,12 @@ from typing import Any
 import yaml
 
 from retrograd.errors import RetrogradError
+from retrograd.messages import show
 
 # Both names of the extension that are in use.
 SCIML = ("sciml", "petab_sciml")
 _NUMBERS = {"time", "measurement"}
+FOLDERS = "abcdef"
 _TABLES = ("parameter", "measurement", "observable", "condition", "experiment", "mapping")
 # Keys of a problem's file in version 1 with the names of files that count.
 _TABLES_V1 = ("sbml_files", "measurement_files", "observable_files", "condition_files", "mapping_files")
@@ -76,6 +78,11 @@ def problem_files(path: str | os.PathLike[str]) -> list[Path]:
     except (AttributeError, TypeError) as error:
         raise RetrogradError(f"{path}: found another structure than that of a PEtab problem: {error}.") from error
     files = [path, *dict.fromkeys(path.parent / name for name in names)]
+    # In version 1 the library copies files to where they lie by these names, seen from a folder that is FOLDERS deep.
+    astray = [name for name in names if os.path.isabs(name) or os.path.normpath(name).count("..") > len(FOLDERS)]
+    if astray:
+        told = f"{len(FOLDERS)} folders above it at most"
+        raise RetrogradError(f"{path}: found the file {show(astray[0])}, wanted a path relative to this file, {told}.")
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         raise RetrogradError(f"{path}: found no file {', '.join(missing)}, which it names.")
@@ -145,7 +152,7 @@ def _version_1(path: Path) -> Problem:
         warnings.simplefilter("ignore")
         logging.getLogger("petab").setLevel(logging.ERROR)
         # It copies files to where they lie beside each other: deep enough for paths that go up a few folders.
-        made = Path(folder, *"abcdef", path.name)
+        made = Path(folder, *FOLDERS, path.name)
         for file in problem_files(path):
             (made.parent / os.path.relpath(file, path.parent)).parent.mkdir(parents=True, exist_ok=True)
         petab1to2(str(path), output_dir=made.parent)

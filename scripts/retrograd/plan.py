@@ -19,10 +19,11 @@ from retrograd.archive import bad_names
 from retrograd.arguments import asked_for, headline
 from retrograd.errors import RetrogradError
 from retrograd.imported import source_files
-from retrograd.loading import MADE, load_study
+from retrograd.loading import load_study
+from retrograd.messages import show
 from retrograd.packing import OWN, beside, source
 from retrograd.provenance import canonical, code_digest, file_digest, text_digest
-from retrograd.references import digest_of, variants_of
+from retrograd.references import digest_of, plugin_of, variants_of
 from retrograd.scenarios import automatic_size, chunks
 from retrograd.study import BESIDE, IMPORTED, stage_options
 from retrograd.whole import whole
@@ -260,7 +261,8 @@ class Plan:
             here = os.path.normpath(file).replace(os.sep, "/")
             # A table may have any suffix: with one that no other role has, the last option is free.
             suffix = ".tsv" if role == "scenarios" else Path(file).suffix
-            made = here.startswith(f"{MADE.as_posix()}/")
+            # Where files are made: what lies there in an archive is none that a study is given.
+            made = here.split("/")[0].casefold() in (".snakemake", "results")
             options = (*([] if made else [here]), f"study/{here.rpartition('/')[2]}", f"study/{role}{suffix}")
             kind, _, relative = role.partition("/")
             if relative:
@@ -313,6 +315,14 @@ class Plan:
         path = self.archive_asked_for("reproduce")
         if not Path(path).is_file():
             raise RetrogradError(f"archive: found no file at {path}, wanted an archive that `snakemake archive` made.")
+        found = self.study.arguments.get("trust_plugin")
+        # Snakemake reads True as a truth value and true as a text.
+        if found is not True and found != "true":
+            told = (
+                f"trust_plugin: found {'nothing' if found is None else show(found)}, wanted true: this runs the plug-in"
+                f" of the archive, {plugin_of(path)}, which is Python code and can do all that you can. Read it before"
+            )
+            raise RetrogradError(headline("reproduce", [told], {"archive": path, "trust_plugin": "true"}))
         return path, file_digest(path)
 
     @cache  # noqa: B019

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from retrograd.messages import one_of, show
+from retrograd.scenarios import wrong_label
 
 _DEFAULT_FORMULATIONS = {"stable": "vector_field"}
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -33,12 +34,19 @@ class Plugin:
 def look_at_plugin(path: str, class_name: str) -> tuple[Plugin, list[str]]:
     """Returns what a plug-in file declares, and the problems that show without running it."""
     try:
+        return _look(path, class_name)
+    except (RecursionError, MemoryError):
+        return Plugin(), [f"{path}: found code that is nested too deeply to be read, wanted a Python file"]
+
+
+def _look(path: str, class_name: str) -> tuple[Plugin, list[str]]:
+    try:
         source = Path(path).read_bytes()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(source)
     except SyntaxError as error:
-        text = f"{path}: line {error.lineno}: found a syntax error ({error.msg}), wanted a Python file"
+        text = f"{path}: line {error.lineno or 1}: found a syntax error ({error.msg}), wanted a Python file"
         return Plugin(), [text]
     except (OSError, ValueError) as error:
         return Plugin(), [f"{path}: cannot be read as Python ({error})"]
@@ -127,6 +135,11 @@ class _ClassReader:
         for name, found in (("states", states), ("formulations", formulations)):
             if found == ():
                 self._complain(f"found no {name}, wanted at least one, as {name} = {{'name': ...}}")
+        for what, names in (("state", states), ("parameter", parameters), ("formulation", formulations)):
+            for name in names or ():
+                # Of parameters without a name the next lines tell.
+                if (name or what != "parameter") and (why := wrong_label(name)):
+                    self._complain(f"found the {what} {show(name)}, wanted a name {why}")
         for name in parameters or ():
             if name in ("", "scenario") or "@" in name or name.startswith("x0:") or name != name.strip():
                 self._complain(

@@ -6,7 +6,9 @@ import importlib.util
 import inspect
 import itertools
 import math
+import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ import jax.numpy as jnp
 from retrograd.api import Model
 from retrograd.errors import RetrogradError
 from retrograd.jumps import FieldWithJumps, Jumps
-from retrograd.messages import one_of
+from retrograd.messages import one_of, printable, show
+from retrograd.patience import at_most
 from retrograd.provenance import file_digest
+from retrograd.scenarios import wrong_label
 
 
 def load_class(path: str, class_name: str) -> type[Model]:
@@ -37,9 +41,10 @@ def load_class(path: str, class_name: str) -> type[Model]:
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         try:
-            # Not exec_module: the bytecode that Python keeps is told apart by size and whole seconds only.
-            exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), module.__dict__)
-        except Exception as error:
+            with at_most(f"Loading {path}", "A plug-in only defines a class; look for a loop or a wait in it."):
+                # Not exec_module: the bytecode that Python keeps is told apart by size and whole seconds only.
+                exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), module.__dict__)
+        except (Exception, SystemExit) as error:
             del sys.modules[module_name]
             raise RetrogradError(f"{path} stopped while it was loaded: {type(error).__name__}: {error}.") from error
     found = getattr(module, class_name, None)
@@ -63,6 +68,13 @@ def _check_declarations(cls: type[Model], where: str) -> None:
             problems.append(f"{name} is {value!r}, wanted a dict of text to text")
     if not problems and not cls.states:
         problems.append("states is empty, wanted at least one state")
+    if not problems:
+        problems.extend(
+            f"{kind} has the name {show(name)}, wanted one {why}"
+            for kind in ("states", "parameters", "formulations")
+            for name in getattr(cls, kind)
+            if (why := wrong_label(name))
+        )
     if not problems:
         problems.extend(
             f"formulations names the method {method!r}, which the class does not have"
@@ -118,8 +130,9 @@ def _measurement_problems(cls: type[Model]) -> list[str]:
 def build_structure(cls: type[Model]) -> Model:
     """Returns `cls.build(key)`, with the weights' initial values; errors name the plug-in's class."""
     try:
-        model = cls.build(jax.random.PRNGKey(0))
-    except Exception as error:
+        with at_most(f"{cls.__name__}.build(key)", "It only makes the structure; look for a loop or a wait in it."):
+            model = cls.build(jax.random.PRNGKey(0))
+    except (Exception, SystemExit) as error:
         raise RetrogradError(f"{cls.__name__}.build(key) stopped: {type(error).__name__}: {error}.") from error
     if not isinstance(model, cls):
         raise RetrogradError(f"{cls.__name__}.build(key) returned {type(model).__name__}, wanted {cls.__name__}.")
@@ -154,6 +167,32 @@ def parameter_dict(cls: type[Model], k: jax.Array) -> dict[str, jax.Array]:
     return {name: k[i] for i, name in enumerate(cls.parameters)}
 
 
+def asked(cls: type[Model], name: str, method: Callable[..., Any], *args: Any) -> Any:
+    """Returns what a method of the model returns; what it raises, or waits for, is told with its name and line."""
+    try:
+        with at_most(f"Tracing {cls.__name__}.{name}", "Look for a loop of Python in it, or a wait."):
+            value = method(*args)
+    except RetrogradError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        file = os.path.abspath(inspect.getsourcefile(cls) or "")
+        own = [frame for frame in frames if os.path.abspath(frame.filename) == file]
+        at = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
+        told = printable(str(error).strip().partition("\n")[0])
+        raise RetrogradError(f"{cls.__name__}.{name} stopped: {at}{type(error).__name__}: {told}") from error
+    if jnp.issubdtype(getattr(value, "dtype", float), jnp.complexfloating):
+        raise RetrogradError(f"{cls.__name__}.{name} returned {value.dtype}, wanted real numbers.")
+    return value
+
+
+def _as_array(cls: type[Model], name: str, value: Any, dtype: Any) -> jax.Array:
+    try:
+        return jnp.asarray(value, dtype)
+    except Exception as error:
+        raise RetrogradError(f"{cls.__name__}.{name} returned {type(value).__name__}, wanted an array.") from error
+
+
 def vector_field(cls: type[Model], formulation: str, guard: Mapping[str, float] | None) -> Field:
     """Returns f(model, t, x, k) -> dx/dt, shape (state,), in one formulation and with the guard applied.
 
@@ -169,7 +208,8 @@ def vector_field(cls: type[Model], formulation: str, guard: Mapping[str, float] 
 
     def field(model: Model, t: jax.Array, x: jax.Array, k: jax.Array) -> jax.Array:
         seen = x if guard is None else jnp.clip(x, -guard["x_max"], guard["x_max"])
-        rate = jnp.asarray(method(model, t, seen, parameter_dict(cls, k)), x.dtype)
+        name = cls.formulations[formulation]
+        rate = _as_array(cls, name, asked(cls, name, method, model, t, seen, parameter_dict(cls, k)), x.dtype)
         if rate.shape != x.shape:
             raise RetrogradError(
                 f"{cls.__name__}.{cls.formulations[formulation]} returned shape {rate.shape}, "
@@ -192,7 +232,8 @@ def member(cls: type[Model], name: str, shape: tuple[int, ...]) -> Callable[...,
 
     def call(model: Model, *args: Any) -> jax.Array:
         *head, k = args
-        value = jnp.asarray(getattr(model, name)(*head, parameter_dict(cls, k)), k.dtype)
+        found = asked(cls, name, getattr(model, name), *head, parameter_dict(cls, k))
+        value = _as_array(cls, name, found, k.dtype)
         if value.shape != shape:
             raise RetrogradError(f"{cls.__name__}.{name} returned shape {value.shape}, wanted {shape}.")
         return value

@@ -10,12 +10,17 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from retrograd.archive import CONFIG, Archive
+from retrograd.archive import CONFIG, Archive, bad_name
 from retrograd.errors import RetrogradError
+from retrograd.imported import source_files
+from retrograd.messages import overgrown, show, stumbled
 from retrograd.provenance import canonical, file_digest, text_digest
+from retrograd.settings import is_name
+from retrograd.study import IMPORTED
 
 STAGE_FILES = ("steady_state.nc", "dynamics.nc", "gradients.nc")
 # Where archives are unpacked, each under its sha256.
@@ -53,6 +58,17 @@ def results_folder(path: str) -> Path:
         f"reference: {path} has no {' and no '.join(missing)}, so it is not the results folder of a finished run, "
         f"wanted one (results/STUDY) or an archive.{hint}"
     )
+
+
+def plugin_of(path: str) -> str:
+    """Returns the name of the plug-in in an archive that nobody has checked yet."""
+    with Archive(path) as archive:
+        if wrong := archive.structure:
+            raise RetrogradError(f"{path}: {wrong[0]}. `snakemake verify` says all of it.")
+        try:
+            return show(yaml.safe_load(archive.read(CONFIG))["model"]["plugin"])
+        except Exception as error:
+            raise RetrogradError(f"{path}: {CONFIG} is no config of a study ({stumbled(error)}).") from error
 
 
 def variants_of(path: str) -> list[str]:
@@ -111,7 +127,44 @@ def _umask() -> int:
 
 def study_of(folder: Path) -> str:
     """Returns the name of an unpacked archive's study."""
-    return str(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["study"])
+    return str(config_of(folder)["study"])
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """Returns the config of an unpacked archive; raises RetrogradError where it names files that are elsewhere.
+
+    What is computed and compared is found by these names, in folders beside the archive's: none may lead out of it.
+    """
+    said = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    if why := overgrown(said):
+        raise RetrogradError(f"{CONFIG}: {why}.")
+    files = given_files(said, folder)
+    if not is_name(said["study"]):
+        raise RetrogradError(f"{CONFIG}: found the study {show(said['study'])}, wanted the name of a folder.")
+    for role, name in files.items():
+        first = name.split("/")[0].casefold()
+        if bad_name(name) or first in (".snakemake", "results") or not (folder / name).is_file():
+            raise RetrogradError(
+                f"{CONFIG}: found the {role} {show(name)}, wanted a file of the study's in the archive."
+            )
+    return said
+
+
+def given_files(config: Any, folder: Path) -> dict[str, str]:
+    """Returns the files that a study is given, by role, as its config names them.
+
+    - `folder`: of the archive, in which a model in several files says which they are.
+    """
+    model = config["model"]
+    out = {"plugin": model["plugin"], "scenarios": config["scenarios"]}
+    out |= {role: model[role] for role in ("weights", *IMPORTED) if model.get(role)}
+    if wrong := [role for role, name in out.items() if not isinstance(name, str)]:
+        raise TypeError(f"{wrong[0]} is no text")
+    for kind in IMPORTED & out.keys():
+        if not bad_name(out[kind]):
+            first, *others = source_files(kind, folder / out[kind])
+            out |= {f"{kind}/{os.path.relpath(f, first.parent)}": os.path.relpath(f, folder) for f in others}
+    return out
 
 
 def results_of(path: str, root: Path, digest: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 import subprocess
 import sys
@@ -10,13 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from retrograd.archive import CONFIG
-from retrograd.imported import source_files
 from retrograd.job import ONE_THREAD
 from retrograd.packing import attributes, other_source
-from retrograd.study import IMPORTED
+from retrograd.references import config_of, given_files
 
 # Where studies are computed anew, each in a folder of its own, which is a working directory as any other.
 REPRODUCTIONS = Path("results", "reproductions")
@@ -31,6 +28,8 @@ def told(archived: Path, root: Path, present: Mapping[str, Any]) -> list[str]:
     - `present`: the environment here, as `provenance.environment` gives it.
     """
     files = sorted(archived.glob("results/*/*/dynamics.nc"))
+    if not files:
+        return ["the archive holds no results of simulations"]
     there = attributes(files[0])["environment"]
     # Precision is the variant's, the number of threads the rule's.
     keys = [key for key in there if key not in ("precision", "threads")]
@@ -55,27 +54,25 @@ def prepared(archived: Path, archive: Path, digest: str) -> Path:
 
     One that a run was broken off in is gone on with.
     """
-    study = yaml.safe_load((archived / CONFIG).read_text(encoding="utf-8"))
+    study = config_of(archived)
     folder = REPRODUCTIONS / f"{study['study']}-{digest[:8]}"
     if (folder / FINISHED).exists():
         shutil.rmtree(folder)
-    model = study["model"]
-    given = [CONFIG, "config/variants.yaml", model["plugin"], study["scenarios"]]
-    given.append(model.get("weights"))
-    for kind in IMPORTED:
-        if model.get(kind):
-            given += [os.path.relpath(file, archived) for file in source_files(kind, archived / model[kind])]
-    for name in filter(None, given):
+    for name in ("config/variants.yaml", *given_files(study, archived).values()):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(archived / name, target)
+        if (archived / name).is_file():
+            shutil.copyfile(archived / name, target)
+    # As JSON: in YAML Snakemake runs what stands behind `__use_yte__`.
+    (folder / CONFIG).write_text(json.dumps(study, default=str, indent=1), encoding="utf-8")
     shutil.copyfile(archive, folder / REFERENCE)
     return folder
 
 
 def run(folder: Path, root: Path, cores: int, surroundings: Mapping[str, str]) -> int:
     """Runs the study in its working directory by the present workflow, up to its comparison; returns the exit code."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
+    # -P: no file of the study is a module, whatever it is called.
+    command = [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(root / "Snakefile")]
     command += ["--workflow-profile", str(root / "workflow" / "profiles" / "default")]
     command += ["--configfile", CONFIG, "--cores", str(cores), "--keep-going", "all", "compare"]
     command += ["--config", f"reference={REFERENCE}"]

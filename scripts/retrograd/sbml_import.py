@@ -11,6 +11,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.parsers import expat
 
 import sympy as sp
 
@@ -22,6 +23,9 @@ from retrograd.symbolic import TIME, Symbolic, assembled, left_null_space, names
 # Packages without a bearing on what is computed. l3v2extendedmath brings mathematics that is read anyway, distrib
 # uncertainties, which are descriptions, and random functions, which are refused where mathematics calls them.
 _HARMLESS = {"layout", "render", "groups", "l3v2extendedmath", "distrib"}
+
+# Elements within elements: a formula of a hundred operations in a row is a hundred deep in some files.
+DEEPEST = 1000
 
 
 def read_sbml(source: str | os.PathLike[str]) -> Symbolic:
@@ -54,8 +58,15 @@ def antimony_to_sbml(path: str | os.PathLike[str]) -> str:
     need("A model in Antimony", "antimony")
     import antimony
 
-    if not Path(path).is_file():
-        raise RetrogradError(f"{path}: cannot be read (no such file).")
+    try:
+        # What antimony quotes of other text its own binding cannot give back.
+        Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RetrogradError(
+            f"{path}: found a byte that is not UTF-8 ({error.reason}), wanted Antimony in UTF-8."
+        ) from error
+    except OSError as error:
+        raise RetrogradError(f"{path}: cannot be read ({error.strerror}).") from error
     antimony.clearPreviousLoads()
     try:
         if antimony.loadAntimonyFile(str(path)) < 0:
@@ -74,6 +85,7 @@ def read_text(text: str, where: str, name: str) -> Symbolic:
     need("A model in SBML", "libsbml")
     import libsbml as sbml
 
+    check_xml(text, where)
     document = sbml.readSBMLFromString(text)
     invalid = _errors(sbml, document)
     model = document.getModel()
@@ -98,12 +110,46 @@ def read_text(text: str, where: str, name: str) -> Symbolic:
         except TypeError as error:
             # What sympy says of numbers that are not real where it compares them: formulas were put into each other.
             problems.append(f"found a formula that has no real value: {error}")
+        except RecursionError:
+            problems.append("found a formula that is nested too deeply, wanted one in fewer steps")
         except Exception:
             # Of a file that is not valid nothing can be relied on: what libsbml says of it has to do.
             if not invalid:
                 raise
     lines = capped(list(dict.fromkeys([*problems, *invalid])))
     raise RetrogradError("\n  ".join([f"{where}: cannot be imported:", *lines]))
+
+
+def check_xml(text: str, where: str) -> None:
+    """Raises RetrogradError for text that no reader of SBML should see.
+
+    A document type can define entities that grow without end or name other files, and SBML has none. Of elements that
+    are nested without end libsbml runs out of stack, which ends this process without a word.
+    """
+    depth = 0
+
+    def start(name: str, attributes: Any) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > DEEPEST:
+            raise RetrogradError(f"{where}: found elements nested more than {DEEPEST} deep, wanted fewer.")
+
+    def end(name: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    def doctype(*_: Any) -> None:
+        raise RetrogradError(f"{where}: found a document type (<!DOCTYPE), wanted SBML, which has none: take it out.")
+
+    parser = expat.ParserCreate("utf-8")
+    parser.StartElementHandler, parser.EndElementHandler, parser.StartDoctypeDeclHandler = start, end, doctype
+    try:
+        parser.Parse(text.encode("utf-8", "surrogatepass"), True)
+    except expat.ExpatError as error:
+        reason = expat.ErrorString(error.code)
+        raise RetrogradError(
+            f"{where}: cannot be imported:\n  line {error.lineno}: found no well-formed XML: {reason}"
+        ) from error
 
 
 def _errors(sbml: Any, document: Any) -> list[str]:

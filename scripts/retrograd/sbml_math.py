@@ -19,8 +19,12 @@ from retrograd.symbolic import TIME, symbol
 
 # Whole numbers up to here are exact in both; beyond, sympy would carry digits that float64 does not have.
 _LARGEST_WHOLE = 1e15
-# A power of whole numbers is worked out digit by digit below this exponent.
-_LARGEST_EXPONENT = 1000
+# A power of whole numbers is worked out digit by digit below this exponent, and up to as many bits.
+_LARGEST_EXPONENT, _MOST_BITS = 1000, 20_000
+# Beyond it float64 has no power but 0, 1 and infinity, and sympy takes for ever to find one.
+_LARGEST_POWER = 2.0**64
+# Parts of a formula, with the functions that it calls put in.
+_MOST_PARTS = 200_000
 
 
 class Refused(Exception):
@@ -53,8 +57,12 @@ def as_boolean(expr: Any) -> Any:
 
 
 def _power(base: sp.Expr, exponent: sp.Expr) -> sp.Expr:
-    if base.is_Integer and exponent.is_Integer and abs(int(exponent)) > _LARGEST_EXPONENT:
-        base = sp.Float(base)
+    if base.is_number and exponent.is_number and abs(exponent) > _LARGEST_POWER:
+        raise Refused(f"has the number {sp.N(exponent, 6)} as an exponent, which is too large")
+    if base.is_Integer and exponent.is_Integer:
+        power = abs(int(exponent))
+        if power > _LARGEST_EXPONENT or power * int(base).bit_length() > _MOST_BITS:
+            base = sp.Float(base)
     return base**exponent
 
 
@@ -130,6 +138,7 @@ class Translator:
         - `constants`: names that stand for a number.
         """
         self.known, self.functions, self.constants = known, functions, constants
+        self.parts = 0
 
     def __call__(self, tree: Any, local: Mapping[str, sp.Expr] | None = None) -> sp.Expr:
         """Returns a tree as a number; raises Refused.
@@ -138,6 +147,7 @@ class Translator:
         """
         if tree is None:
             raise Refused("has no mathematics")
+        self.parts = 0
         try:
             return as_number(self._walk(tree, local or {}, ()))
         except TypeError as error:
@@ -146,6 +156,9 @@ class Translator:
 
     def _walk(self, tree: Any, local: Mapping[str, Any], within: tuple[str, ...]) -> Any:
         kind = tree.getType()
+        self.parts += 1
+        if self.parts > _MOST_PARTS:
+            raise Refused(f"has more than {_MOST_PARTS} parts with the functions that it calls put in")
         if kind in _CONSTANTS:
             return _CONSTANTS[kind]
         if kind == sbml.AST_INTEGER:

@@ -178,14 +178,14 @@ class _Reader:
             state = name.removeprefix("x0:")
             if self.states is not None and state not in self.states:
                 choices = one_of(state, self.states)
-                self.complain(f"found no state {state!r} in the model, wanted {choices}", line, name)
+                self.complain(f"found no state {show(state)} in the model, wanted {choices}", line, name)
             return
         parameter, at, phase = name.partition("@")
         if self.parameters is not None and parameter not in self.parameters:
             choices = one_of(parameter, self.parameters)
-            self.complain(f"found no parameter {parameter!r} in the model, wanted {choices}", line, name)
+            self.complain(f"found no parameter {show(parameter)} in the model, wanted {choices}", line, name)
         if at and phase not in PHASES:
-            self.complain(f"found phase {phase!r}, wanted {one_of(phase, PHASES)}", line, name)
+            self.complain(f"found phase {show(phase)}, wanted {one_of(phase, PHASES)}", line, name)
         elif phase == "steady" and self.start == "initial_state":
             text = "found a parameter of the steady phase, which start: initial_state does not have"
             self.complain(text, line, name)
@@ -205,11 +205,10 @@ class _Reader:
         text = ""
         if not cell.strip():
             text = "found an empty id, wanted a unique one"
-        elif len(cell) > 200:
-            text = f"found an id of {len(cell)} characters, wanted at most 200"
-        # Line and paragraph separators break lines in browsers and logs just as control characters do.
-        elif any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in cell):
-            text = f"found {show(cell)}, wanted an id without control characters"
+        elif len(cell) > LONGEST_LABEL:
+            text = f"found an id of {len(cell)} characters, wanted at most {LONGEST_LABEL}"
+        elif not is_visible(cell):
+            text = f"found {show(cell)}, wanted an id without control characters and invisible marks"
         elif cell in first:
             text = f"found {show(cell)} again (first on line {first[cell]}), wanted unique ids"
         if text:
@@ -221,6 +220,29 @@ class _Reader:
         if not math.isfinite(value):
             self.complain(f"found {show(cell) if cell else 'an empty cell'}, wanted {_A_NUMBER}", line, name)
         return value
+
+
+# Characters of a name: of a scenario, a state, a parameter.
+LONGEST_LABEL = 200
+
+
+def wrong_label(name: str) -> str:
+    """Returns what a state's or parameter's name has to be and is not, '' where it may stand in tables and figures."""
+    if not name.strip():
+        return "that is not empty"
+    if len(name) > LONGEST_LABEL:
+        return f"of at most {LONGEST_LABEL} characters"
+    return "" if is_visible(name) else "without control characters and invisible marks"
+
+
+def is_visible(name: str) -> bool:
+    """Tells whether a name shows all that it is: nothing that breaks lines, turns the direction of text or is not seen.
+
+    Line and paragraph separators break lines in browsers and logs just as control characters do. Joiners are part of
+    words in some scripts, and of emoji.
+    """
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return all(c in "\u200c\u200d" or unicodedata.category(c) not in hidden for c in name)
 
 
 def _lines(file: Iterator[str]) -> Iterator[tuple[int, list[str]]]:

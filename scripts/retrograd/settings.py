@@ -60,6 +60,10 @@ RESERVED = (
 )
 
 
+# Folders that stand beside the studies' own in results/.
+RESERVED_STUDIES = ("archives", "reproductions")
+
+
 # --- types ----------------------------------------------------------------------------------------
 
 
@@ -107,16 +111,39 @@ def choice(options: Sequence[str], refused: Mapping[str, str] = MappingProxyType
     return BeforeValidator(check)
 
 
+# Of a folder's name: a path of three of them, with what stands around, has its place everywhere.
+LONGEST_NAME = 200
+# What Windows takes for a device, with any ending.
+_DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9])(\..*)?", re.I)
+
+
 def is_name(value: Any) -> TypeGuard[str]:
-    is_word = isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", value) is not None
-    return is_word and value not in (".", "..")
+    return isinstance(value, str) and not _why_no_name(value)
+
+
+def _why_no_name(value: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_.-]+", value) is None or value in (".", ".."):
+        return "a name of the characters A-Z a-z 0-9 _ . - and no others"
+    if len(value) > LONGEST_NAME:
+        return f"a name of at most {LONGEST_NAME} characters"
+    if value[0] == "-" or value[-1] == ".":
+        return "a name that neither begins with - nor ends with ., since folders are called so"
+    return "another name: Windows takes this one for a device" if _DEVICES.fullmatch(value) else ""
 
 
 def check_name(value: Any) -> str:
-    if not is_name(value):
-        quoted = ", in quotes (YAML reads something else)" if not isinstance(value, str) else ""
-        refuse(f"a name of the characters A-Z a-z 0-9 _ . - and no others{quoted}")
+    if not isinstance(value, str):
+        refuse(f"{_why_no_name('')}, in quotes (YAML reads something else)")
+    if why := _why_no_name(value):
+        refuse(why)
     return value
+
+
+def check_study_name(value: Any) -> str:
+    name = check_name(value)
+    if name.casefold() in RESERVED_STUDIES:
+        refuse(f"another name: results/{name} is taken (as are {', '.join(RESERVED_STUDIES)})")
+    return name
 
 
 def check_variant_name(value: Any) -> str:
@@ -166,6 +193,7 @@ def rising(values: tuple[float, ...]) -> tuple[float, ...]:
 Text = Annotated[str, only("a text", lambda v: isinstance(v, str) and bool(v.strip()))]
 Flag = Annotated[bool, only("true or false", lambda v: isinstance(v, bool))]
 Name = Annotated[str, BeforeValidator(check_name)]
+StudyName = Annotated[str, BeforeValidator(check_study_name)]
 VariantName = Annotated[str, BeforeValidator(check_variant_name)]
 
 

@@ -25,7 +25,7 @@ from retrograd.batches import batched, float_type
 from retrograd.dynamics import MAX_STEPS as DYNAMICS_MAX_STEPS
 from retrograd.dynamics import SUCCESSFUL, Integrator
 from retrograd.linalg import jitter, orthonormal, projector, solve
-from retrograd.plugins import Field, member
+from retrograd.plugins import Field, asked, member, parameter_dict
 from retrograd.schema import STEADY_METHOD, STEADY_STATUS
 from retrograd.weights import flatten, unflatten
 
@@ -80,7 +80,7 @@ class SteadyProblem:
         self._guess = member(cls, "initial_guess", (self.n,))
         self._scale = member(cls, "residual_scale", (self.n,))
         self._invariants = lambda model, x, k: jnp.atleast_1d(
-            jnp.asarray(model.invariants(x, {p: k[i] for i, p in enumerate(cls.parameters)}), x.dtype)
+            jnp.asarray(asked(cls, "invariants", model.invariants, x, parameter_dict(cls, k)), x.dtype)
         )
         self._judge = eqx.filter_jit(jax.vmap(self._judge_one, in_axes=(None, 0, 0, 0, 0)))
         self._start = eqx.filter_jit(jax.vmap(self._start_one, in_axes=(None, 0, 0)))

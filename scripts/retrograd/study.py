@@ -36,6 +36,7 @@ from retrograd.settings import (
     Part,
     Relative,
     Size,
+    StudyName,
     Text,
     Time,
     Variant,
@@ -236,7 +237,7 @@ def _save_times_kind(value: Any) -> str | None:
 class Study(Part):
     """A study as its config file describes it; `load_study` makes it."""
 
-    study: Name = Field(description="name: results go to results/<study>/; characters A-Z a-z 0-9 _ . -")
+    study: StudyName = Field(description="name: results go to results/<study>/; characters A-Z a-z 0-9 _ . -")
     model: ModelFile = Field(description="the model: plugin, class, weights")
     scenarios: FilePath = Field(description="scenario table, a TSV file; relative to the working directory")
     start: Annotated[Literal["steady_state", "initial_state"], choice(STARTS)] = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from retrograd.errors import RetrogradError
+from retrograd.messages import stumbled
 from retrograd.optional import WEIGHT_SUFFIXES, need
 from retrograd.plugins import dotted
 
@@ -78,23 +80,28 @@ def _read_torch(path: str, leaves: Sequence[str]) -> Stored:
     return Stored(_weights_only(arrays), torch=True)
 
 
-def _open_hdf5(path: str) -> Any:
-    need(f"{path}: an HDF5 file of PEtab-SciML", "h5py")
-    import h5py
-
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise RetrogradError(f"{path} is no readable HDF5 file ({error}).") from error
+# Arrays that are larger than this [bytes] and than so many times their file are declared, not stored.
+_MOST_BYTES, _MOST_RATIO = 2**28, 100
 
 
 def _hdf5_arrays(path: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Returns the arrays under `parameters` and under `inputs`, by their path there with slashes."""
+    need(f"{path}: an HDF5 file of PEtab-SciML", "h5py")
+    try:
+        return _hdf5_content(path)
+    except RetrogradError:
+        raise
+    except Exception as error:  # of a damaged file h5py raises what it happens to stumble over
+        raise RetrogradError(f"{path} is no readable HDF5 file ({stumbled(error)}).") from error
+
+
+def _hdf5_content(path: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    import h5py
+
+    most = max(_MOST_BYTES, _MOST_RATIO * os.path.getsize(path))
     parameters: dict[str, np.ndarray] = {}
     inputs: dict[str, np.ndarray] = {}
-    with _open_hdf5(path) as file:
-        import h5py
-
+    with h5py.File(path, "r") as file:
         datasets: dict[str, Any] = {}
         file.visititems(lambda name, item: datasets.update({name: item}) if isinstance(item, h5py.Dataset) else None)
         if "metadata/pytorch_format" in datasets and not datasets["metadata/pytorch_format"][()]:
@@ -108,6 +115,12 @@ def _hdf5_arrays(path: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray
                 continue
             if item.dtype.kind not in "fiub":
                 raise RetrogradError(f"{path}: {name} is of type {item.dtype}, wanted numbers.")
+            if item.external or item.is_virtual:
+                raise RetrogradError(f"{path}: {name} is stored in another file, wanted all arrays in this one.")
+            if item.nbytes > most:
+                raise RetrogradError(
+                    f"{path}: {name} is said to have {item.nbytes} bytes, which this file cannot hold."
+                )
             array = np.asarray(item[()])
             array = array.astype(array.dtype.newbyteorder("="))
             if group == "inputs":
@@ -173,12 +186,26 @@ def _read_onnx(path: str, leaves: Sequence[str]) -> Stored:
     del leaves
     need(f"{path}: an ONNX file", "onnx")
     import onnx
-    from onnx import numpy_helper
 
     try:
-        graph = onnx.load(path).graph
-    except Exception as error:  # protobuf's and onnx's own, of no common class
-        raise RetrogradError(f"{path} is no readable ONNX file ({type(error).__name__}: {error}).") from error
+        graph = onnx.load(path, load_external_data=False).graph
+        constants = _onnx_constants(path, graph)
+        return _OnnxGraph(path, graph, constants).stored()
+    except RetrogradError:
+        raise
+    except Exception as error:  # protobuf's, numpy's and onnx's own, of no common class
+        raise RetrogradError(f"{path} is no readable ONNX file ({stumbled(error)}).") from error
+
+
+def _onnx_constants(path: str, graph: Any) -> dict[str, np.ndarray]:
+    from onnx import TensorProto, numpy_helper
+
+    elsewhere = [tensor.name for tensor in graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+    if elsewhere:
+        raise RetrogradError(
+            f"{path} has {', '.join(elsewhere)} in another file, wanted all arrays in this one: `onnx.save(onnx.load("
+            "path), path)` writes them into it."
+        )
     constants = {tensor.name: np.array(numpy_helper.to_array(tensor)) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute:
@@ -190,7 +217,7 @@ def _read_onnx(path: str, leaves: Sequence[str]) -> Stored:
         elif node.op_type == "Identity" and node.input[0] in constants:
             # The name under which it is used takes its place.
             constants[node.output[0]] = constants.pop(node.input[0])
-    return _OnnxGraph(path, graph, constants).stored()
+    return constants
 
 
 class _OnnxGraph:

@@ -19,6 +19,7 @@ from retrograd import store
 from retrograd.api import Model
 from retrograd.errors import RetrogradError
 from retrograd.optional import WEIGHT_SUFFIXES
+from retrograd.patience import at_most
 from retrograd.plugins import lies_under, vector_field
 from retrograd.schema import MODEL
 from retrograd.weight_files import is_leaf_array, read_arrays
@@ -193,10 +194,15 @@ def evaluate(model: Model, x: np.ndarray, k: np.ndarray) -> np.ndarray:
     formulation = "stable" if "stable" in cls.formulations else next(iter(cls.formulations))
     field = vector_field(cls, formulation, None)
     dtype = jnp.zeros(()).dtype
+    advice = "Look for a loop in it that never ends."
     try:
-        rates = jax.vmap(lambda x, k: field(model, jnp.zeros((), dtype), x, k))(
-            jnp.asarray(x, dtype), jnp.asarray(k, dtype)
-        )
+        with at_most(f"Evaluating {cls.__name__}.{cls.formulations[formulation]} at the self-test's points", advice):
+            rates = np.asarray(
+                jax.vmap(lambda x, k: field(model, jnp.zeros((), dtype), x, k))(
+                    jnp.asarray(x, dtype), jnp.asarray(k, dtype)
+                ),
+                np.float64,
+            )
     except RetrogradError:
         raise
     except Exception as error:
@@ -204,7 +210,7 @@ def evaluate(model: Model, x: np.ndarray, k: np.ndarray) -> np.ndarray:
             f"{cls.__name__}: the vector field could not be evaluated at the self-test's points: "
             f"{type(error).__name__}: {error}"
         ) from error
-    return np.asarray(rates, np.float64)
+    return rates
 
 
 def read_model(path: str, cls: type[Model], structure: Model, wanted: Mapping[str, str] = {}) -> Model:

@@ -275,7 +275,7 @@ TIMES = "results/tiny/timings/gradients/0/0.nc"
             for new in (" [1]", " {a: 1}", " 7")
         ),
         (CONFIG, lambda p: p.write_text("[" * 10_000), "results", {CONFIG}),
-        (CONFIG, replace("directions: 1", "directions: &a [*a]"), "config", {CONFIG}),
+        (CONFIG, replace("directions: 1", "directions: &a [*a]"), "results", {CONFIG}),
         (METADATA, lambda p: p.write_text("[" * 200_000), "metadata", {METADATA}),
         *((GRADIENTS, say(name, "[1]"), "results", {GRADIENTS}) for name in ("inputs", "environment", "config")),
         ("results/x.nc", copy_of("results/tiny/model.nc"), "code", {"results/x.nc"}),

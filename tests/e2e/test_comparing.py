@@ -223,7 +223,7 @@ def test_an_archive_is_computed_anew_in_a_bare_copy(repository: Path, tmp_path: 
     assert packed.returncode == 0, packed.stdout
     archive = shutil.copy(repository / "results/archives/tiny.zip", tmp_path / "downloaded.zip")
     bare = copy_repository(tmp_path / "bare")
-    run = snakemake(bare, "reproduce", "--config", f"archive={archive}")
+    run = snakemake(bare, "reproduce", "--config", f"archive={archive}", "trust_plugin=true")
     assert run.returncode == 0, run.stdout
     told = run.stdout.index("environment and code are those of the archive")
     assert told < run.stdout.index("computing study tiny anew") < run.stdout.index("rule gradients_chunk")
@@ -235,7 +235,7 @@ def test_an_archive_is_computed_anew_in_a_bare_copy(repository: Path, tmp_path: 
     data = bytearray(Path(archive).read_bytes())
     data[len(data) // 2] ^= 1
     Path(archive).write_bytes(data)
-    run = snakemake(bare, "reproduce", "--config", f"archive={archive}")
+    run = snakemake(bare, "reproduce", "--config", f"archive={archive}", "trust_plugin=true")
     assert run.returncode != 0
     assert "is not what was archived, so nothing is made of it" in run.stdout
     assert "rule gradients_chunk" not in run.stdout

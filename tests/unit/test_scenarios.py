@@ -140,7 +140,7 @@ def test_what_a_table_may_look_like(tmp_path: Path):
             [
                 "line 3, column scenario: found an empty id, wanted a unique one",
                 "line 4, column scenario: found 'a' again (first on line 2), wanted unique ids",
-                "line 5, column scenario: found 'b\\x07', wanted an id without control characters",
+                "line 5, column scenario: found 'b\\x07', wanted an id without control characters and invisible marks",
                 "line 6, column scenario: found an id of 201 characters, wanted at most 200",
             ],
         ),
