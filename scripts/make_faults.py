@@ -25,11 +25,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from retrograd.provenance import file_digest
-from retrograd.whole import SEAL, whole
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -467,12 +466,13 @@ def damage(table: Table, study: Study, folder: Path, seed: int, flips: int) -> N
         length = chosen.randrange(len(content))
         judged(name, "a result file cut short", content[:length], f"to {length} bytes", "cannot be read")
     for name in names:
-        # The same length, so that it can be put into the bytes; sealed again, so that it is the schema that is found.
-        tag = SCHEMAS[kind_of(name)].tag.encode()
-        older = (study.folder / name).read_bytes()[:-SEAL].replace(tag, tag[:-1] + b"0")
-        with whole(folder / "older.nc", sealed=True) as place:
-            place.write_bytes(older)
-        judged(name, "a result file of an older schema", (folder / "older.nc").read_bytes(), "older", "/0', wanted")
+        # The readers of the next version, which find this one's files.
+        kind = kind_of(name)
+        present = SCHEMAS[kind]
+        SCHEMAS[kind] = replace(present, version=present.version + 1)
+        why = f"has schema '{present.tag}', wanted '{SCHEMAS[kind].tag}'"
+        judged(name, "a result file of an older schema", (study.folder / name).read_bytes(), "older", why)
+        SCHEMAS[kind] = present
 
 
 def exchange(table: Table, undisturbed: Study, other: Study, folder: Path, until: float) -> None:

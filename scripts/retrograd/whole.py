@@ -14,7 +14,7 @@ from typing import BinaryIO
 # The last bytes of a sealed file: a sha256 of all bytes before them. HDF5 says in its head where its data ends and
 # leaves alone what follows, until it opens the file for writing, which cuts it off.
 _MARK = b"\nretrograd-sha256 "
-SEAL = len(_MARK) + 64 + 1
+_SEAL = len(_MARK) + 64 + 1
 _BLOCK = 1 << 20
 
 
@@ -46,12 +46,12 @@ def seal_holds(path: str | os.PathLike[str]) -> bool | None:
     """Returns whether a file's bytes are those that were written, None where it carries no seal."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        file.seek(max(size - SEAL, 0))
+        file.seek(max(size - _SEAL, 0))
         found = file.read()
         if not found.startswith(_MARK):
             return None
         file.seek(0)
-        return _seal(file, size - SEAL) == found
+        return _seal(file, size - _SEAL) == found
 
 
 def to_rebuild(rule: str, *paths: str | os.PathLike[str]) -> str:
