@@ -25,11 +25,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from retrograd.provenance import file_digest
-from retrograd.whole import whole
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -419,21 +418,25 @@ def readers(study: Study) -> dict[str, Callable[[Path], object]]:
         if name.endswith("/model.nc"):
             out[name] = lambda path: context.load_model(plugin, "Small", str(path), wanted)
         elif name.endswith(".nc"):
-            kind = Path(name).parts[-3] if "chunks" in name else Path(name).stem
+            kind = kind_of(name)
             out[name] = lambda path, kind=kind: store.read(path, kind, wanted=wanted)
     return out
 
 
+def kind_of(name: str) -> str:
+    """Returns the kind of a result file by its name."""
+    return Path(name).parts[-3] if "chunks" in name else Path(name).stem
+
+
 def damage(table: Table, study: Study, folder: Path, seed: int, flips: int) -> None:
     """Reads files with one bit flipped, cut short, or of an older schema: each must be refused, with what to do."""
-    import netCDF4
-
     from retrograd.errors import RetrogradError
+    from retrograd.schema import SCHEMAS
 
     chosen, every = random.Random(seed), readers(study)
     names = sorted(every)
 
-    def judged(name: str, what: str, content: bytes, detail: str) -> None:
+    def judged(name: str, what: str, content: bytes, detail: str, why: str) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -441,7 +444,7 @@ def damage(table: Table, study: Study, folder: Path, seed: int, flips: int) -> N
             every[name](path)
         except RetrogradError as error:
             text = str(error)
-            told = str(path) in text and f"--forcerun {path}" in text and "Rule " in text
+            told = str(path) in text and f"--forcerun {path}" in text and "Rule " in text and why in text
             table.add(what, stopped=True, bad=[] if told else [f"{name}, {detail}: {text}"])
         else:
             table.add(what, stopped=False, bad=[f"{name}, {detail}: was read"])
@@ -456,21 +459,20 @@ def damage(table: Table, study: Study, folder: Path, seed: int, flips: int) -> N
         content = bytearray((study.folder / name).read_bytes())
         bit = chosen.randrange(8 * len(content))
         content[bit // 8] ^= 1 << bit % 8
-        judged(name, "one bit of a result file flipped", bytes(content), f"bit {bit}")
+        judged(name, "one bit of a result file flipped", bytes(content), f"bit {bit}", "cannot be read")
     for _ in range(flips // 5):
         name = chosen.choice(names)
         content = (study.folder / name).read_bytes()
         length = chosen.randrange(len(content))
-        judged(name, "a result file cut short", content[:length], f"to {length} bytes")
+        judged(name, "a result file cut short", content[:length], f"to {length} bytes", "cannot be read")
     for name in names:
-        path = folder / "older.nc"
-        shutil.copy(study.folder / name, path)
-        with netCDF4.Dataset(path, "r+") as file:
-            file.retrograd_schema = f"{file.retrograd_schema.split('/')[0]}/0"
-        content = path.read_bytes()
-        with whole(path, sealed=True) as place:
-            place.write_bytes(content)
-        judged(name, "a result file of an older schema", path.read_bytes(), "schema 0")
+        # The readers of the next version, which find this one's files.
+        kind = kind_of(name)
+        present = SCHEMAS[kind]
+        SCHEMAS[kind] = replace(present, version=present.version + 1)
+        why = f"has schema '{present.tag}', wanted '{SCHEMAS[kind].tag}'"
+        judged(name, "a result file of an older schema", (study.folder / name).read_bytes(), "older", why)
+        SCHEMAS[kind] = present
 
 
 def exchange(table: Table, undisturbed: Study, other: Study, folder: Path, until: float) -> None:
