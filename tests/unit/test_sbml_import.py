@@ -773,7 +773,7 @@ def test_antimony(tmp_path: Path):
     path.write_text("model two\n A = 1; J: A -> ; A; E: at (time > 2): A = 3\nend\n")
     with pytest.raises(RetrogradError, match="event E: events are not supported"):
         read_antimony(path)
-    with pytest.raises(RetrogradError, match="no such file"):
+    with pytest.raises(RetrogradError, match="No such file"):
         read_antimony(tmp_path / "none.ant")
 
 
