@@ -130,8 +130,10 @@ class _Printer:
         except (TypeError, ValueError, OverflowError):
             value = math.inf
         if not math.isfinite(value):
+            # A whole number may have millions of digits.
+            shown = sp.N(expr, 6) if expr.is_Number else expr
             raise RetrogradError(
-                f"found the constant {sp.N(expr, 6)}, which is no real number that float64 can hold; mend the formula."
+                f"found the constant {shown}, which is no real number that float64 can hold; mend the formula."
             )
         return repr(value), _SIGN if math.copysign(1, value) < 0 else _ATOM
 
