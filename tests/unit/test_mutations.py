@@ -8,10 +8,11 @@ bounds.
 from __future__ import annotations
 
 import inspect
+import os
 import textwrap
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MethodType
 from typing import Any
@@ -363,6 +364,8 @@ class Batch:
     seed: int
 
 
+# A quarter of what was measured once: 10,000 runs take a tenth of the whole suite. RETROGRAD_FUZZ=4 makes them all.
+SHARE = 4 / int(os.environ.get("RETROGRAD_FUZZ", "1"))
 BATCHES = [
     Batch("grid", "Kvaerno5", 1e-8, 1600, 0),
     Batch("grid", "Kvaerno5", 1e-5, 1600, 1),
@@ -380,6 +383,7 @@ BATCHES = [
 
 
 def drawn(batch: Batch) -> tuple[GradientProblem, Scenarios]:
+    batch = replace(batch, count=int(batch.count / SHARE))
     rng = np.random.Generator(np.random.PCG64(batch.seed))
     settings = options(solver=batch.solver, rtol=batch.rtol, atol=batch.rtol / 100, methods=list(METHODS), directions=1)
     explicit = batch.solver == "Tsit5"
@@ -398,7 +402,7 @@ def drawn(batch: Batch) -> tuple[GradientProblem, Scenarios]:
     return steady_scenarios(model, settings, [0.3, 2.0], phase(), phase())
 
 
-def test_no_correct_gradient_is_refuted_in_ten_thousand_runs(capsys: pytest.CaptureFixture[str]):
+def test_no_correct_gradient_is_refuted_in_thousands_of_runs(capsys: pytest.CaptureFixture[str]):
     false, solved = [], 0
     for batch in BATCHES:
         problem, recorded = drawn(batch)
@@ -416,7 +420,7 @@ def test_no_correct_gradient_is_refuted_in_ten_thousand_runs(capsys: pytest.Capt
             row = {name: table[name][i, j] for name in ("fd", "fd_error", "scale")}
             own = {name: table[name][i, m, j] for name in ("ad", "ad_error")}
             false.append((batch, int(i), METHODS[m], problem.labels[j], own | row))
-    assert solved >= 10_000
+    assert solved >= 10_000 / SHARE
     assert not false, f"{len(false)} false refutations, the first: {false[:5]}"
 
 
