@@ -253,7 +253,10 @@ class Integrator:
             weights, static = eqx.partition(model, eqx.is_inexact_array)
             whole = lambda w, x, k, *more: call(eqx.combine(w, static), x, k, *more)
             dw = jax.tree_util.tree_map(lambda w: w * _mixed(w), weights)
-            return eqx.filter_jvp(whole, (weights, x, k, *more), (dw, dx, k * _mixed(k), *dmore))
+            value, slope = eqx.filter_jvp(whole, (weights, x, k, *more), (dw, dx, k * _mixed(k), *dmore))
+            # Of what depends on nothing there is no derivative, and it is 0.
+            filled = lambda v, d: jnp.zeros_like(v) if d is None and eqx.is_inexact_array(v) else d
+            return value, jax.tree_util.tree_map(filled, value, slope, is_leaf=lambda v: v is None)
 
         def attempt(model, lane):
             dx1 = dstate = None
