@@ -20,9 +20,9 @@ from retrograd.batches import batched
 from retrograd.jumps import Jumps, after, jumps_of
 from retrograd.linalg import jitter as roundings
 from retrograd.plugins import Field
-from retrograd.replay import Linearised, Replayer
+from retrograd.replay import Linearised, Replayer, by_weights
 from retrograd.rosenbrock_replay import RosenbrockReplayer
-from retrograd.weights import flatten, unflatten
+from retrograd.starts import adjoint_through, tangent_through
 
 
 @dataclass
@@ -55,15 +55,11 @@ class ReplayerWithJumps:
         self._jvp: Any = eqx.filter_jit(jax.vmap(self._tangent_one, in_axes=(None, 0, 0, 0, 0, None, None)))
 
     def _adjoint_one(self, model, t, x, k, lam):
-        weights, static = eqx.partition(model, eqx.is_inexact_array)
-        paired = lambda weights, x, k: jnp.dot(lam, self._jumps.apply(eqx.combine(weights, static), t, x, k))
-        gm, gx, gk = jax.grad(paired, argnums=(0, 1, 2))(weights, x, k)
-        return gx, gk, flatten(gm).astype(k.dtype)
+        return adjoint_through(lambda model, x, k: self._jumps.apply(model, t, x, k), model, x, k, lam)
 
     def _tangent_one(self, model, t, x, k, dx, dk, dweights):
-        moved = lambda w, x, k: self._jumps.apply(unflatten(model, w), t, x, k)
-        at = (flatten(model).astype(k.dtype), x, k)
-        return jax.vmap(lambda *d: jax.jvp(moved, at, d)[1])(dweights, dx, dk)
+        jump = lambda model, x, k: self._jumps.apply(model, t, x, k)
+        return tangent_through(jump, model, x, k, dx, dk, dweights)[1]
 
     def _cuts(self, steps: Sequence[np.ndarray]) -> list[list[int]]:
         # Of each scenario and jump the step that the jump is; one beyond the last step where it was not reached.
@@ -93,7 +89,7 @@ class ReplayerWithJumps:
         x = np.array(x_start, float)
         for j, begin in enumerate(self._begins):
             pieces = self._pieces(cuts, j)
-            found = self._inner.forward(model, x, k, [s[p] for s, p in zip(steps, pieces, strict=True)], begin)
+            found = self._inner.forward(model, x, k, _parts(steps, pieces), begin)
             _put(ends, found[0], pieces, x)
             _put(stages, found[1], pieces)
             rows = self._jumping(cuts, lengths, j)
@@ -110,8 +106,7 @@ class ReplayerWithJumps:
         cuts, out = self._cuts(steps), []
         for j, begin in enumerate(self._begins):
             pieces = self._pieces(cuts, j)
-            part = [[v[p] for v, p in zip(values, pieces, strict=True)] for values in (steps, stages)]
-            out.append(self._inner.linearise(model, k, part[0], part[1], begin))
+            out.append(self._inner.linearise(model, k, _parts(steps, pieces), _parts(stages, pieces), begin))
         return LinearisedChain(out, cuts, np.array([len(s) for s in steps], int))
 
     def perturbed(
@@ -138,23 +133,14 @@ class ReplayerWithJumps:
                 _put(stages, found[1], pieces)
             rows = self._jumping(cuts, lengths, j)
             if len(rows):
-                jumped = self._jumped(model, j, x[rows], k[rows], weights, None if of is None else of[rows])
+                mine = None if of is None else of[rows]
+                jumped = by_weights(self._value, model, weights, mine, self._at(j, rows), x[rows], k[rows])
                 jumped = jumped * (1 + roundings((self.n,), self.dtype, seed))
                 for i, new in zip(rows, jumped, strict=True):
                     if keep_stages:
                         stages[i][cuts[i][j]] = self._stages(x[i], new)
                     ends[i][cuts[i][j]] = x[i] = new
         return ends, stages
-
-    def _jumped(self, model, j, x, k, weights, of) -> np.ndarray:
-        t = self._at(j, x)
-        if weights is None:
-            return batched(self._value, model, t, x, k)
-        out = np.empty_like(x)
-        for m in np.unique(of):
-            own = unflatten(model, jnp.asarray(weights[m], self.dtype))
-            out[of == m] = batched(self._value, own, t[of == m], x[of == m], k[of == m])
-        return out
 
     def tangent(
         self,
@@ -174,8 +160,8 @@ class ReplayerWithJumps:
         call = lambda model, *rows: self._jvp(model, *rows, *along)
         for j, begin in enumerate(self._begins):
             pieces = self._pieces(cuts, j)
-            part = [[v[p] for v, p in zip(values, pieces, strict=True)] for values in (steps, stages)]
-            found = self._inner.tangent(model, k, part[0], part[1], moved, dk, dweights, jitter, begin)
+            part = _parts(steps, pieces), _parts(stages, pieces)
+            found = self._inner.tangent(model, k, *part, moved, dk, dweights, jitter, begin)
             _put(out, found, pieces, moved)
             rows = self._jumping(cuts, lengths, j)
             if len(rows):
@@ -211,17 +197,21 @@ class ReplayerWithJumps:
                 gk[rows] += found[1]
                 gw[rows] += found[2]
             pieces = self._pieces(cuts, j)
-            part = [[v[p] for v, p in zip(values, pieces, strict=True)] for values in (steps, stages, injected)]
+            part = _parts(steps, pieces), _parts(stages, pieces)
             # What comes from beyond the piece enters at its end.
-            entering = [np.array(v, float) for v in part[2]]
+            entering = [np.array(v, float) for v in _parts(injected, pieces)]
             for value, own in zip(entering, lam, strict=True):
                 if len(value):
                     value[-1] += own
-            gx, more_k, more_w = self._inner.backward(model, k, part[0], part[1], entering, weights, jitter, begin)
+            gx, more_k, more_w = self._inner.backward(model, k, *part, entering, weights, jitter, begin)
             walked = np.array([len(v) > 0 for v in entering])
             lam = np.where(walked[:, None], gx, lam)
             gk, gw = gk + more_k, gw + more_w
         return lam, gk, gw
+
+
+def _parts(values: Sequence[np.ndarray], pieces: list[slice]) -> list[np.ndarray]:
+    return [v[p] for v, p in zip(values, pieces, strict=True)]
 
 
 def _put(out: list[np.ndarray], found: list[np.ndarray], pieces: list[slice], last: np.ndarray | None = None) -> None:

@@ -493,6 +493,7 @@ class _Importer:
         In terms of parameters.
         """
         out: dict[str, list[list[sp.Expr]]] = {c: [] for c in self.constants}
+        moving = {*self.model.states, *self.model.expressions}
         for e in fit.experiments:
             first = {c: put_in(e.first[c], before) if c in e.first else self.default[c] for c in self.constants}
             for c in self.constants:
@@ -501,7 +502,6 @@ class _Importer:
                 own = {symbol(c): out[c][-1][-1] for c in self.constants}
                 for c in self.constants:
                     new = put_in(changes[c], own) if c in changes else own[symbol(c)]
-                    moving = {*self.model.states, *self.model.expressions}
                     if c in changes and (names_in(new) & moving or TIME in new.free_symbols):
                         self.problems.append(
                             f"experiment {e.id}: sets {c} by states that the simulation decides over, which is not "
@@ -612,13 +612,13 @@ class _Importer:
                     for v in (own[0], own[1 + sum(t <= time for t, _ in e.later)])
                 ]
             )
-            pieces, before = [], derived.pop(c)
-            last = before
+            last = derived.pop(c)
+            pieces = [(last, sp.true)]
             for time in reversed(latest_first):
-                if since(time) != last:
-                    last = since(time)
-                    pieces.insert(0, (last, sp.Float(time) < TIME))
-            expressions[c] = sp.Piecewise(*pieces, (before, sp.true))
+                if (new := since(time)) != last:
+                    pieces.insert(0, (new, sp.Float(time) < TIME))
+                    last = new
+            expressions[c] = sp.Piecewise(*pieces)
         self.model = replace(model, derived=derived, expressions=expressions)
 
     def _jump_of(

@@ -17,6 +17,7 @@ from scipy.integrate import solve_ivp
 
 from retrograd.gradients import GradientProblem, Scenarios
 from retrograd.jumps import jumps_of, spans
+from retrograd.starts import tangent_through
 from retrograd.weights import flatten, unflatten
 
 RTOL = 1e-8
@@ -59,11 +60,10 @@ class Reference:
         return self.problem.initial.with_tangent(self.problem.model, k, x0, dk, dw)
 
     def _jump_one(self, t, x, k, s, dk, dw):
-        jumps, weights = jumps_of(self.problem.field), flatten(self.problem.model)
+        jumps = jumps_of(self.problem.field)
         assert jumps is not None
-        moved = lambda w, x, k: jumps.apply(unflatten(self.problem.model, w), t, x, k)
-        along = lambda dw, dx, dk: jax.jvp(moved, (weights, x, k), (dw, dx, dk))[1]
-        return moved(weights, x, k), jax.vmap(along)(dw, s, dk)
+        jump = lambda model, x, k: jumps.apply(model, t, x, k)
+        return tangent_through(jump, self.problem.model, x, k, s, dk, dw)
 
     def derivatives(self, data: Scenarios, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns derivatives of the loss and their error, (scenario, wrt); NaN where SciPy gives none.

@@ -255,13 +255,7 @@ class Replayer:
     def _first_rates(self, model, weights, t, x, k, of):
         if not self._step.takes_rate:
             return np.zeros_like(x)
-        if weights is None:
-            return batched(self._first_rate, model, t, x, k)
-        out = np.empty_like(x)
-        for m in np.unique(of):
-            own = unflatten(model, jnp.asarray(weights[m], self.dtype))
-            out[of == m] = batched(self._first_rate, own, t[of == m], x[of == m], k[of == m])
-        return out
+        return by_weights(self._first_rate, model, weights, of, t, x, k)
 
     def _times(self, steps: Sequence[np.ndarray], begin: Any) -> tuple[np.ndarray, np.ndarray]:
         # (step, scenario); the steps behind a scenario's last one have length 0 and change nothing.
@@ -563,6 +557,23 @@ class Replayer:
             out_k[lanes] = np.asarray(gk)[: len(lanes)]
             out_w[lanes] = np.asarray(gw)[: len(lanes)]
         return out_x, out_k, out_w
+
+
+def by_weights(
+    call: Any, model: Model, weights: np.ndarray | None, of: np.ndarray | None, t: np.ndarray, x: np.ndarray, k: Any
+) -> np.ndarray:
+    """Returns `call(model, t, x, k)` of items, shape (item, state), each under its weights.
+
+    - `weights`, `of`: as in `Replayer.perturbed`.
+    """
+    if weights is None:
+        return batched(call, model, t, x, k)
+    assert of is not None
+    out = np.empty_like(x)
+    for m in np.unique(of):
+        own = unflatten(model, jnp.asarray(weights[m], float_type()))
+        out[of == m] = batched(call, own, t[of == m], x[of == m], k[of == m])
+    return out
 
 
 def zeros_of(weights: Model, lanes: jax.Array) -> Model:

@@ -36,16 +36,19 @@ def read_sbml(source: str | os.PathLike[str]) -> Symbolic:
     if isinstance(source, str) and source.lstrip().startswith("<"):
         return read_text(source, "SBML text", "model")
     path = Path(source)
+    # As bytes would be better, but libsbml takes text only, and reads a declaration of another encoding from it.
+    return read_text(_decoded(path, "utf-8-sig", "SBML"), str(path), path.stem)
+
+
+def _decoded(path: str | os.PathLike[str], encoding: str, kind: str) -> str:
     try:
-        # As bytes would be better, but libsbml takes text only, and reads a declaration of another encoding from it.
-        text = path.read_bytes().decode("utf-8-sig")
+        return Path(path).read_bytes().decode(encoding)
     except UnicodeDecodeError as error:
         raise RetrogradError(
-            f"{path}: found a byte that is not UTF-8 ({error.reason}), wanted SBML in UTF-8."
+            f"{path}: found a byte that is not UTF-8 ({error.reason}), wanted {kind} in UTF-8."
         ) from error
     except OSError as error:
         raise RetrogradError(f"{path}: cannot be read ({error.strerror}).") from error
-    return read_text(text, str(path), path.stem)
 
 
 def read_antimony(path: str | os.PathLike[str]) -> Symbolic:
@@ -58,15 +61,8 @@ def antimony_to_sbml(path: str | os.PathLike[str]) -> str:
     need("A model in Antimony", "antimony")
     import antimony
 
-    try:
-        # What antimony quotes of other text its own binding cannot give back.
-        Path(path).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RetrogradError(
-            f"{path}: found a byte that is not UTF-8 ({error.reason}), wanted Antimony in UTF-8."
-        ) from error
-    except OSError as error:
-        raise RetrogradError(f"{path}: cannot be read ({error.strerror}).") from error
+    # What antimony quotes of other text its own binding cannot give back.
+    _decoded(path, "utf-8", "Antimony")
     antimony.clearPreviousLoads()
     try:
         if antimony.loadAntimonyFile(str(path)) < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -14,6 +15,8 @@ from retrograd.batches import batched, float_type
 from retrograd.linalg import jitter
 from retrograd.plugins import member
 from retrograd.weights import flatten, unflatten
+
+Method = Callable[[Model, jax.Array, jax.Array], jax.Array]
 
 
 class InitialState:
@@ -71,6 +74,25 @@ class InitialState:
         return batched(call, model, k, x0)
 
 
+def adjoint_through(
+    method: Method, model: Model, x: jax.Array, k: jax.Array, lam: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns a cotangent of `method(model, x, k)`, shape (state,), carried on to x, k and the weights: traceable."""
+    weights, static = eqx.partition(model, eqx.is_inexact_array)
+    paired = lambda weights, x, k: jnp.dot(lam, method(eqx.combine(weights, static), x, k))
+    gm, gx, gk = jax.grad(paired, argnums=(0, 1, 2))(weights, x, k)
+    return gx, gk, flatten(gm).astype(k.dtype)
+
+
+def tangent_through(
+    method: Method, model: Model, x: jax.Array, k: jax.Array, dx: jax.Array, dk: jax.Array, dweights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns `method(model, x, k)` and its derivatives, (state,) and (direction, state): traceable."""
+    moved = lambda w, x, k: method(unflatten(model, w), x, k)
+    at = (flatten(model).astype(k.dtype), x, k)
+    return moved(*at), jax.vmap(lambda *d: jax.jvp(moved, at, d)[1])(dweights, dx, dk)
+
+
 class StartOfDynamics:
     """`Model.start_of_dynamics(x, k)`; without one of the model's own, values and tangents pass as they are."""
 
@@ -85,13 +107,7 @@ class StartOfDynamics:
     def _adjoint_one(
         self, model: Model, x: jax.Array, k: jax.Array, lam: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        weights, static = eqx.partition(model, eqx.is_inexact_array)
-
-        def paired(weights: Any, x: jax.Array, k: jax.Array) -> jax.Array:
-            return jnp.dot(lam, self._method(eqx.combine(weights, static), x, k))
-
-        gm, gx, gk = jax.grad(paired, argnums=(0, 1, 2))(weights, x, k)
-        return gx, gk, flatten(gm).astype(k.dtype)
+        return adjoint_through(self._method, model, x, k, lam)
 
     def with_tangent(
         self, model: Model, x: jax.Array, k: jax.Array, dx: jax.Array, dk: jax.Array, dweights: jax.Array
@@ -102,9 +118,7 @@ class StartOfDynamics:
         """
         if not self.given:
             return x, dx
-        moved = lambda w, x, k: self._method(unflatten(model, w), x, k)
-        at = (flatten(model).astype(k.dtype), x, k)
-        return moved(*at), jax.vmap(lambda *d: jax.jvp(moved, at, d)[1])(dweights, dx, dk)
+        return tangent_through(self._method, model, x, k, dx, dk, dweights)
 
     def value(self, model: Model, x: np.ndarray, k: np.ndarray) -> np.ndarray:
         """Returns the starts, shape (scenario, state); NaN where `x` is not finite.
