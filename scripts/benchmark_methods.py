@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def main(run, plugin, class_name, model_file, scenarios, out_file, pictures):
     from retrograd import context, store
     from retrograd.figures import draw_work_precision
-    from retrograd.report import write
+    from retrograd.pages import write
     from retrograd.schema import WORK_PRECISION
     from retrograd.work_precision import measure
 

@@ -14,7 +14,7 @@ def main(run, plugin, class_name, model_file, scenarios, out_file, pictures):
     from retrograd import context, speed, store
     from retrograd.errors import RetrogradError
     from retrograd.figures import draw_speed
-    from retrograd.report import write
+    from retrograd.pages import write
     from retrograd.schema import SPEED
     from retrograd.work_precision import starts
 

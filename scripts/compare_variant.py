@@ -27,6 +27,9 @@ def main(run, root, reference, digest, plugin, class_name, model_file, scenarios
     there = read_run(results_of(reference, Path(root), digest), variant, stages)
     run.digest("plugin", plugin)
     run.digest("model", model_file)
+    # The report tells of a comparison only as long as it is one of the files that stand there.
+    for stage in stages:
+        run.digest(f"{variant}/{stage}", str(Path(model_file).parent / variant / f"{stage}.nc"))
     here = read_run(Path(model_file).parent, variant, stages, run.wanted)
     cls, model = context.load_model(plugin, class_name, model_file, run.wanted)
     chunk = context.chunk_of(read_scenarios(scenarios), cls, options["start"])

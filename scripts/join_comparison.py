@@ -16,7 +16,9 @@ def main(run, parts, reference, out_file, page_file):
 
     path, digest = reference
     run.inputs["reference"] = digest
-    dataset = joined([store.read(part, "comparison", wanted=run.inputs) for part in parts], run.settings)
+    found = [store.read(part, "comparison", wanted=run.inputs) for part in parts]
+    run.inputs |= {name: d for part in found for name, d in store.origin(part.attrs).items() if "/" in name}
+    dataset = joined(found, run.settings)
     store.write(dataset, out_file, COMPARISON, run.provenance(), title_of=run.settings["study"])
     with whole(page_file) as temporary:
         temporary.write_text(comparison_page.page(run.settings["study"], dataset, digest), encoding="utf-8")

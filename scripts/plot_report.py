@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def main(run, folder, model_file, summary_file, scenarios, effects_file, out_html, out_svg, out_png):
+def main(run, folder, model_file, summary_file, scenarios, effects_file, comparison, out_html, out_svg, out_png):
     from retrograd import report
     from retrograd.results import load
 
     settings = run.settings | {"study": json.loads(run.settings["study"])}
-    results = load(folder, settings, model_file, summary_file, scenarios, effects_file)
+    results = load(folder, settings, model_file, summary_file, scenarios, effects_file, next(iter(comparison), None))
     for treated in results.variants:
         log.info("%s: %s", treated.name, report.verdict(results, treated))
     sizes = report.make(results, out_html, out_svg, out_png)
@@ -32,6 +32,7 @@ if __name__ == "__main__":
             snakemake.input["summary"],
             snakemake.input["scenarios"],
             single(snakemake.input["effects"]),
+            snakemake.params["comparison"],
             snakemake.output["html"],
             list(snakemake.output["svg"]),
             list(snakemake.output["png"]),

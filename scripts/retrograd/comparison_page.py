@@ -10,7 +10,7 @@ import xarray as xr
 from retrograd import __version__, store
 from retrograd.agreement import DIFFERENT, IDENTICAL, NOT_COMPARED
 from retrograd.comparison import overall
-from retrograd.report import pages
+from retrograd.pages import pages
 from retrograd.schema import AGREEMENT, KINDS, ORIGINS
 
 # Of each verdict: its words, those in a table, and what it says.
@@ -68,6 +68,15 @@ def page(study: str, ds: xr.Dataset, digest: str) -> str:
             variants=variants,
         )
     )
+
+
+def told(ds: xr.Dataset | None) -> dict[str, Any] | None:
+    """Returns what the report says of a comparison: its verdict, and a row for each variant; None without one."""
+    if ds is None:
+        return None
+    verdict = overall(ds)
+    words = {"verdict": in_words(verdict)[0], "meaning": in_words(verdict)[2], "bad": verdict == DIFFERENT}
+    return words | {"variants": variant_rows(ds), "items": item_rows(ds)}
 
 
 def item_rows(ds: xr.Dataset) -> list[dict[str, str]]:

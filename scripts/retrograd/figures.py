@@ -266,7 +266,7 @@ def trajectories(results: Results, figure: Figure) -> None:
     states = best.states[:MOST_STATES]
     rows, columns = grid_shape(len(states))
     grid = figure.subplots(rows, columns, squeeze=False)
-    records = [_record(best, s) for s in chosen]
+    records = [best.record(s) for s in chosen]
     logarithmic = _is_log_time(times, records)
     first = np.concatenate([t[1:2] for t, _ in records])
     handles = []
@@ -305,14 +305,6 @@ def trajectories(results: Results, figure: Figure) -> None:
     for axes in list(grid.flat)[len(states) :]:
         axes.remove()
     figure.legend(handles=handles, loc="outside lower left", ncols=2, handlelength=3.2)
-
-
-def _record(treated: Treated, s: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns times and states of a scenario's record, its start included."""
-    mine = treated.steps(s)
-    t = np.concatenate([[0.0], treated.dynamics["step_time"][mine].values])
-    x = np.concatenate([treated.dynamics["x_start"].values[s : s + 1], treated.dynamics["step_x"][mine].values])
-    return t, x
 
 
 def _is_log_time(times: np.ndarray, records: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:

@@ -24,9 +24,9 @@ from retrograd.whole import whole
 CLASS_NAME = "Imported"
 PLUGIN, VALUES, SCENARIOS, WEIGHTS = "model.py", "values.json", "scenarios.tsv", "weights.safetensors"
 _MODULES = {
-    "sbml": ("libsbml", "sympy"),
-    "antimony": ("antimony", "libsbml", "sympy"),
-    "petab": ("petab", "libsbml", "sympy", "h5py"),
+    "sbml": ("libsbml",),
+    "antimony": ("antimony", "libsbml"),
+    "petab": ("petab", "libsbml", "h5py"),
 }
 _TITLES = {"sbml": "A model in SBML", "antimony": "A model in Antimony", "petab": "A problem in PEtab"}
 
@@ -133,7 +133,8 @@ def source_digest(kind: str, path: str | os.PathLike[str]) -> str:
 
 def _key(kind: str, name: str, digest: str, made: str | None) -> str:
     code = code_digest(Path(__file__))
-    versions = {module: importlib.metadata.version(package_of(module)) for module in _MODULES[kind]}
+    libraries = [*map(package_of, _MODULES[kind]), "sympy"]
+    versions = {library: importlib.metadata.version(library) for library in libraries}
     told = None if made is None else text_digest(made)
     return text_digest(canonical({"name": name, "file": digest, "made": told, "code": code, "libraries": versions}))
 

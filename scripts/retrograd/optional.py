@@ -15,7 +15,6 @@ _EXTRAS = {
     "libsbml": ("python-libsbml", "petab"),
     "onnx": ("onnx", "onnx"),
     "petab": ("petab", "petab"),
-    "sympy": ("sympy", "petab"),
     "torch": ("torch", "torch"),
 }
 

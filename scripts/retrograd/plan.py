@@ -50,7 +50,10 @@ SCRIPTS = {
     "reproduce": "reproduce.py",
 }
 # What the pages are filled into.
-TEMPLATES = {"report": ("report.html.j2", "style.css.j2"), "comparison": ("comparison.html.j2", "style.css.j2")}
+TEMPLATES = {
+    "report": ("report.html.j2", "report.js.j2", "style.css.j2"),
+    "comparison": ("comparison.html.j2", "style.css.j2"),
+}
 
 
 @dataclass(frozen=True)
@@ -365,6 +368,14 @@ class Plan:
             out[file] = self.gather_settings(variant, "gradients")
         return out | ({f"{self.results}/effects.nc": self.effects_settings()} if self.study.cells else {})
 
+    def made_comparison(self) -> list[str]:
+        """Returns the path of the study's comparison with another run and its digest; nothing where none was made.
+
+        No input of a rule: a report would ask for a comparison anew, and there may be no reference to compare with.
+        """
+        path = Path(self.results, "comparison", "comparison.nc")
+        return [path.as_posix(), file_digest(path)] if path.is_file() else []
+
     def report_settings(self) -> str:
         """Returns the settings of the report as canonical JSON: the study, its variants resolved."""
         return canonical(
@@ -375,6 +386,7 @@ class Plan:
                 "gradient_of": {v: self.study.gradient_of(v) for v in self.variants},
                 "stages": [*self.stages, *(["fit"] if self.study.measured else [])],
                 # Of those that are not built in: to be pasted into another study's config.
+                "publication": self.study.publication.model_dump(mode="json"),
                 "defined": {v: self.study.variant(v).model_dump(mode="json") for v in self.study.define_variants},
             }
         )

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
+import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import xarray as xr
 import yaml
+from latex2mathml.converter import convert
 from markupsafe import Markup
 
-from retrograd import __version__, atlas_figures, drawing, figures, fit_figures, remedies
+from retrograd import __version__, atlas_figures, details, drawing, figures, fit_figures, remedies
+from retrograd.comparison_page import told as comparison_told
+from retrograd.pages import number, pages, shown_path, write
 from retrograd.rescue import dotted
 from retrograd.results import MOST_VARIANTS, Results, Treated, spread
 from retrograd.schema import CAUSES, OUTCOMES, REASONS, STEADY_METHOD, STEADY_STATUS, VERDICTS
-from retrograd.whole import whole
 
 FIGURES = {**figures.FIGURES, **atlas_figures.FIGURES, **fit_figures.FIGURES}
 TEMPLATE = "report.html.j2"
@@ -163,34 +164,6 @@ CAUSE_WORDS = {
         "parameter, or one with kinks.",
     ),
 }
-
-
-def number(value: Any, digits: int = 2) -> str:
-    """Returns a number as it is read: `0.0012`, `3.4 × 10⁻⁹`; a dash where there is none."""
-    if value is None or not np.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    if value < 0:
-        return f"−{number(-value, digits)}"
-    if float(value).is_integer() and value < 1e5:
-        return str(int(value))
-    text = f"{float(value):.{digits - 1}e}"
-    mantissa, _, exponent = text.partition("e")
-    if digits > 2 and "." in mantissa:
-        # More digits are asked for where a value was set by hand: zeros say nothing there.
-        mantissa = mantissa.rstrip("0").rstrip(".")
-    power = int(exponent)
-    if -3 <= power < 4:
-        return f"{float(text):.{max(digits - 1 - power, 0)}f}"
-    if set(mantissa) <= set("10."):
-        return f"10{drawing.superscript(power)}"
-    return f"{mantissa}\u00a0×\u00a010{drawing.superscript(power)}"
-
-
-def shown_path(path: str | None) -> str | None:
-    """Returns a path without the folders of one machine: relative ones as they are, of others the name."""
-    return path if path is None or not PurePath(path).is_absolute() else PurePath(path).name
 
 
 # Of derivatives that are not verified.
@@ -633,6 +606,87 @@ def study_yaml(results: Results) -> str:
     return yaml.safe_dump(study, sort_keys=False, allow_unicode=True, default_flow_style=None, width=88)
 
 
+# --- the model, and who is to be cited ----------------------------------------------------------------
+
+# Of MathML: what a formula may consist of.
+_MATHML = frozenset(
+    (
+        *(
+            "math",
+            "mrow",
+            "mi",
+            "mn",
+            "mo",
+            "ms",
+            "mtext",
+            "mspace",
+            "mfrac",
+            "msqrt",
+            "mroot",
+            "msub",
+            "msup",
+            "msubsup",
+        ),
+        *("munder", "mover", "munderover", "mtable", "mtr", "mtd", "mpadded", "mphantom", "menclose", "mstyle"),
+    )
+)
+
+
+def formula(tex: str) -> Markup | None:
+    """Returns LaTeX as MathML, None where there is no formula."""
+    if not tex:
+        return None
+    try:
+        root = ET.fromstring(convert(tex, display="block"))
+    except Exception:
+        # A file from elsewhere may hold anything: what is no formula is left out.
+        return None
+    for node in root.iter():
+        node.tag = node.tag.rpartition("}")[2]
+        if node.tag not in _MATHML:
+            return None
+        node.attrib = {key: value for key, value in node.attrib.items() if not key.startswith("on") and key != "href"}
+    return Markup(ET.tostring(root, encoding="unicode"))
+
+
+def model_told(results: Results) -> dict[str, Any]:
+    """Returns what the page says of the model."""
+    attrs, best = results.model.attrs, results.best
+    formulas = [formula(str(tex)) for tex in results.model["equation"].values]
+    return {
+        "name": str(attrs.get("model_class", "")) or results.settings["study"]["model"].get("class", ""),
+        "weights": int(attrs.get("n_weights", 0)),
+        "states": list(zip(best.states, best.state_units, strict=True)),
+        "parameters": list(json.loads(attrs.get("parameters", "{}")).items()),
+        "formulas": [f for f in formulas if f is not None],
+        "without": [name for name, f in zip(best.states, formulas, strict=False) if f is None],
+        "description": str(attrs.get("description", "")),
+        "text": str(attrs.get("vector_field", "")),
+        "networks": json.loads(attrs.get("networks", "{}")),
+        "jump_times": json.loads(attrs.get("jump_times", "[]")),
+        "structure": str(attrs.get("structure", "")) if attrs.get("n_weights", 0) else "",
+    }
+
+
+def bibtex(results: Results) -> str:
+    """Returns what to cite in BibTeX: the study where it names its authors, and the software."""
+    about = results.settings.get("publication", {})
+    plain = lambda text: "".join(c for c in text if c not in "{}\\")
+    entries = []
+    if about.get("authors"):
+        fields = {
+            "author": " and ".join(plain(a["name"]) for a in about["authors"]),
+            "title": f"{{{plain(about.get('title') or f'{results.study}: a study made with Retrograd')}}}",
+            "year": (about.get("date") or "")[:4],
+            "doi": plain(about.get("doi") or ""),
+        }
+        entries.append(("dataset", results.study, fields))
+    fields = {"author": "{The Retrograd developers}", "title": "{Retrograd}", "version": __version__}
+    entries.append(("software", "retrograd", fields))
+    told = lambda fields: "".join(f"  {key} = {{{value}}},\n" for key, value in fields.items() if value)
+    return "\n".join(f"@{kind}{{{key},\n{told(fields)}}}" for kind, key, fields in entries)
+
+
 # --- the page -------------------------------------------------------------------------------------
 
 
@@ -659,19 +713,6 @@ def figure_labels(results: Results) -> dict[str, str]:
     }
 
 
-def pages() -> jinja2.Environment:
-    """Returns what fills in the templates beside this module; every text in them is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["number"] = number
-    return environment
-
-
 def page(results: Results, svgs: Mapping[str, bytes]) -> str:
     """Returns the report as one HTML page.
 
@@ -683,8 +724,9 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
     template = environment.get_template(TEMPLATE)
     derivatives, derivatives_left_out = derivative_table(results)
     scenarios, scenarios_left_out = scenario_table(results)
-    attrs = results.model.attrs
     best = results.best
+    detailed = details.page_data(results, [CAUSE_WORDS[name] for name in CAUSES])
+    detailed["best"] = results.shown.index(best) if best in results.shown else 0
     return template.render(
         version=__version__,
         r=results,
@@ -712,12 +754,11 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
         failures=failure_table(results),
         scenarios=scenarios,
         scenarios_left_out=scenarios_left_out,
-        model={
-            "name": str(attrs.get("model_class", "")) or results.settings["study"]["model"].get("class", ""),
-            "weights": int(attrs.get("n_weights", 0)),
-            "states": list(zip(best.states, best.state_units, strict=True)),
-            "parameters": list(json.loads(attrs.get("parameters", "{}")).items()),
-        },
+        model=model_told(results),
+        details=Markup(_as_script(detailed)),
+        n_details=len(detailed["scenarios"]),
+        compared=comparison_told(results.comparison),
+        bibtex=bibtex(results),
         times=[float(t) for t in best.dynamics["model_time"].values],
         trajectories=figures.shown_trajectories(results),
         stepped=figures.shown_steps(results),
@@ -742,10 +783,9 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
     )
 
 
-def write(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file so that it appears under its name only when it is whole."""
-    with whole(path) as temporary:
-        temporary.write_bytes(content)
+def _as_script(data: Any) -> str:
+    """Returns data as JSON for inside a script element, where nothing in it can end the element."""
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 
 def make(results: Results, html: str, svg: Sequence[str], png: Sequence[str]) -> dict[str, int]:

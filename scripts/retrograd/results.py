@@ -87,6 +87,12 @@ class Treated:
         """Returns where a scenario's accepted steps stand."""
         return slice(*self._offsets["step"][scenario : scenario + 2])
 
+    def record(self, scenario: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns times, shape (step + 1,), and states, shape (step + 1, state), of a record, its start included."""
+        mine, ds = self.steps(scenario), self.dynamics
+        t = np.concatenate([[0.0], ds["step_time"][mine].values])
+        return t, np.concatenate([ds["x_start"].values[scenario : scenario + 1], ds["step_x"][mine].values])
+
     def attempts(self, scenario: int) -> slice:
         """Returns where a scenario's attempts stand."""
         return slice(*self._offsets["attempt"][scenario : scenario + 2])
@@ -98,6 +104,7 @@ class Results:
 
     - `table`: the scenarios' parameters, None where they were not given.
     - `effects`: what the remedies of a study with factors are worth, None of others.
+    - `comparison`: with another run, None where there is none of these very files.
     """
 
     settings: Mapping[str, Any]
@@ -106,6 +113,7 @@ class Results:
     variants: tuple[Treated, ...]
     table: Table | None = None
     effects: xr.Dataset | None = None
+    comparison: xr.Dataset | None = None
 
     @cached_property
     def study(self) -> str:
@@ -200,13 +208,14 @@ def load(
     summary: str,
     scenarios: str | None = None,
     effects: str | None = None,
+    comparison: str | None = None,
 ) -> Results:
     """Returns a study's results.
 
     - `folder`: where the variants' folders stand.
     - `settings`: what `Plan.report_settings` gives.
-    - `model`, `summary`, `scenarios`, `effects`: paths of `model.nc`, `summary.nc`, the scenario table and, of a study
-      with factors, `effects.nc`.
+    - `model`, `summary`, `scenarios`, `effects`, `comparison`: paths of `model.nc`, `summary.nc`, the scenario table,
+      of a study with factors `effects.nc`, and of one that was compared `comparison.nc`.
     """
     root = store.read(model, "model")
     said = store.origin(root.attrs)
@@ -239,4 +248,12 @@ def load(
         tuple(variants),
         read_scenarios(scenarios) if scenarios else None,
         store.read(effects, "effects", wanted={"summary": file_digest(summary)}) if effects else None,
+        _compared(comparison, stages) if comparison else None,
     )
+
+
+def _compared(path: str, stages: Mapping[str, str]) -> xr.Dataset | None:
+    """Returns a comparison, None where it is one of files other than these, given by their digests."""
+    ds = store.read(path, "comparison")
+    of = {name: digest for name, digest in store.origin(ds.attrs).items() if "/" in name}
+    return ds if of and of.items() <= stages.items() else None

@@ -146,6 +146,12 @@ MODEL = Schema(
     summary="Pretrained network weights with their pytree paths, and vectors that show that they were read back right",
     rule="export",
     variables={
+        "equation": Variable(
+            ("state",),
+            "equation of the state in LaTeX",
+            dtype="str",
+            comment="numbers rounded to six digits, networks as functions; empty where none is short enough",
+        ),
         "selftest_input": Variable(("selftest", "state"), "state at which the vector field was evaluated"),
         "selftest_k": Variable(("selftest", "parameter"), "parameters at which the vector field was evaluated"),
         "selftest_output": Variable(("selftest", "state"), "vector field there, in float64"),

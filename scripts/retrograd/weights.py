@@ -139,13 +139,16 @@ def selftest_points(cls: type[Model]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def export(model: Model, provenance: store.Provenance, path: str) -> None:
-    """Writes `model.nc`: weights, structure, self-test vectors."""
+    """Writes `model.nc`: weights, structure, formulas, self-test vectors."""
+    # SymPy takes half a second, and all other jobs only read.
+    from retrograd.equations import description_of, equations, networks, text_of
+
     cls = type(model)
     x, k = selftest_points(cls)
     output = evaluate(model, x, k)
     root = store.build(
         MODEL,
-        {"selftest_input": x, "selftest_k": k, "selftest_output": output},
+        {"equation": equations(model), "selftest_input": x, "selftest_k": k, "selftest_output": output},
         {
             "state": list(cls.states),
             "parameter": list(cls.parameters),
@@ -159,6 +162,10 @@ def export(model: Model, provenance: store.Provenance, path: str) -> None:
         n_weights=np.int64(n_weights(model)),
         weights_sha256=weights_digest(model),
         model_class=cls.__name__,
+        description=description_of(cls),
+        vector_field=text_of(cls),
+        networks=json.dumps(networks(model), ensure_ascii=False),
+        jump_times=json.dumps(list(cls.jump_times)),
         # Functions print with their address in memory, which differs from run to run.
         structure=re.sub(r" at 0x[0-9a-f]+", "", eqx.tree_pformat(model, width=100)),
         states=json.dumps(dict(cls.states)),

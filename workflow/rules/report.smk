@@ -97,6 +97,7 @@ rule report:
         runtime=by_attempt(10),
     params:
         settings=PLAN.report_settings(),
+        comparison=PLAN.made_comparison(),
         scenarios=PLAN.scenarios_digest(),
         code=PLAN.code("report"),
     script:
