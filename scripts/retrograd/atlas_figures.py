@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, PathPatch
@@ -111,14 +111,15 @@ def _number(value: float) -> str:
     return tens if mantissa == "1" else f"{mantissa}×{tens}"
 
 
-def _legend(figure: Figure, handles: list[Patch] | list[Line2D]) -> None:
+def _legend(figure: FigureBase, handles: list[Patch] | list[Line2D]) -> None:
     columns = len(handles) if len(handles) <= 4 else 3
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, handleheight=1.1)
 
 
-def _widen(figure: Figure) -> None:
+def _widen(figure: FigureBase) -> None:
     """Leaves more room beside long labels: a browser's letters are wider than those the layout is found with."""
-    layout = figure.get_layout_engine()
+    # The layout of a part of a figure is the whole figure's.
+    layout = figure.get_layout_engine() if isinstance(figure, Figure) else None
     if isinstance(layout, ConstrainedLayoutEngine):
         layout.set(w_pad=0.1)
 
@@ -307,7 +308,7 @@ def _maps_wide(panels: int) -> int:
     return panels if panels < 5 else (5 if panels <= 15 else 6 if panels <= 24 else 7)
 
 
-def outcome_maps(results: Results, figure: Figure) -> None:
+def outcome_maps(results: Results, figure: FigureBase) -> None:
     """Draws, for each variant, the outcome of every scenario over two columns of the scenario table."""
     columns = mapped_columns(results)
     if columns is None:
@@ -371,7 +372,7 @@ def outcome_maps(results: Results, figure: Figure) -> None:
     _legend(figure, outcome_patches(results))
 
 
-def stiffness(results: Results, figure: Figure) -> None:
+def stiffness(results: Results, figure: FigureBase) -> None:
     """Draws the outcome of every scenario over its stiffness ratio under the best variant, one row a variant."""
     if "stiffness_ratio" not in results.best.dynamics:
         empty(figure, "These results hold no stiffness ratio.")
@@ -433,7 +434,7 @@ def stiffness(results: Results, figure: Figure) -> None:
     _legend(figure, handles)
 
 
-def cause_sets(results: Results, figure: Figure) -> None:
+def cause_sets(results: Results, figure: FigureBase) -> None:
     """Draws which causes the same scenarios met: columns are sets of causes, rows are causes."""
     sets = met_causes(results)
     if not any(members for members, _ in sets):
@@ -486,7 +487,7 @@ def cause_sets(results: Results, figure: Figure) -> None:
             axes.spines[side].set_visible(False)
 
 
-def waterfall(results: Results, figure: Figure) -> None:
+def waterfall(results: Results, figure: FigureBase) -> None:
     """Draws how many scenarios are verified as one remedy after the other is added to the base."""
     if results.effects is None:
         empty(figure, "The study has no factors.")
@@ -557,7 +558,7 @@ def _effect_rows(effects: xr.Dataset, shown: list[int]) -> tuple[dict[int, float
     return rows, headings
 
 
-def effects(results: Results, figure: Figure) -> None:
+def effects(results: Results, figure: FigureBase) -> None:
     """Draws what each factor does to the share verified, to the attempts and to the time, with intervals."""
     shown = shown_effects(results)
     if results.effects is None or not shown:
@@ -629,7 +630,7 @@ def effects(results: Results, figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
 
 
-def evaluation_order(results: Results, figure: Figure) -> None:
+def evaluation_order(results: Results, figure: FigureBase) -> None:
     """Draws where in model time a solve and two backward passes through it stand, over the order of evaluation."""
     found = shown_evaluation(results)
     if found is None:

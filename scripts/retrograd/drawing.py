@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
@@ -137,7 +138,7 @@ def outcome_patches(results: Results) -> list[Patch]:
     return patches
 
 
-def empty(figure: Figure, why: str) -> None:
+def empty(figure: FigureBase, why: str) -> None:
     axes = figure.subplots()
     axes.axis("off")
     axes.text(0.5, 0.5, why, ha="center", va="center", color=GREY, transform=axes.transAxes)
@@ -154,7 +155,7 @@ def say(axes: Axes, why: str) -> None:
 class Drawing:
     """How one figure is made: its function, and its size in inches."""
 
-    draw: Callable[[Results, Figure], None]
+    draw: Callable[[Results, FigureBase], None]
     size: Callable[[Results], tuple[float, float]]
 
 
@@ -163,14 +164,22 @@ def render(drawing: Drawing, results: Results, formats: Sequence[str] = ("svg", 
     return files(lambda figure: drawing.draw(results, figure), drawing.size(results), formats)
 
 
-def files(draw: Callable[[Figure], None], size: tuple[float, float], formats: Sequence[str]) -> dict[str, bytes]:
-    out = {}
-    style: Any = {**mpl.rcParamsDefault, **_STYLE, "backend": "agg"}
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draws in the report's style; whose session it is keeps its own settings."""
+    # Not even for a while the backend: nothing sets it back.
+    style: Any = {key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"} | _STYLE
     with mpl.rc_context(style), warnings.catch_warnings():
         # Names may hold letters that the PNG's font lacks; the SVG shows them in the reader's own.
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
         # A figure whose names are too long for its size is drawn all the same.
         warnings.filterwarnings("ignore", message=".*constrained_layout not applied.*")
+        yield
+
+
+def files(draw: Callable[[Figure], None], size: tuple[float, float], formats: Sequence[str]) -> dict[str, bytes]:
+    out = {}
+    with styled():
         figure = Figure(figsize=size)
         FigureCanvasAgg(figure)
         draw(figure)

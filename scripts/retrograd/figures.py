@@ -1,4 +1,4 @@
-"""The figures of the report. Each function draws one of them on an empty matplotlib Figure."""
+"""The figures of the report. Each function draws one of them on an empty matplotlib Figure or SubFigure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
@@ -153,7 +153,7 @@ def relative(values: np.ndarray, treated: Treated) -> np.ndarray:
 # --- the figures ----------------------------------------------------------------------------------
 
 
-def outcomes(results: Results, figure: Figure) -> None:
+def outcomes(results: Results, figure: FigureBase) -> None:
     """Draws, for each variant, how many scenarios ended how."""
     variants = results.shown
     total = len(results.scenarios)
@@ -205,7 +205,7 @@ def outcomes(results: Results, figure: Figure) -> None:
     )
 
 
-def attempts(results: Results, figure: Figure) -> None:
+def attempts(results: Results, figure: FigureBase) -> None:
     """Draws the attempts, accepted and rejected, of every scenario: one row a variant, sorted within it."""
     variants = results.shown
     axes = figure.subplots()
@@ -254,10 +254,13 @@ def attempts(results: Results, figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside upper left", ncols=4)
 
 
-def trajectories(results: Results, figure: Figure) -> None:
-    """Draws states over model time for scenarios spread over the step counts, under the best variant."""
+def trajectories(results: Results, figure: FigureBase, chosen: Sequence[int] | None = None) -> None:
+    """Draws states over model time for scenarios spread over the step counts, under the best variant.
+
+    - `chosen`: other scenarios, as indices; each has an accepted step.
+    """
     best = results.best
-    chosen = shown_trajectories(results)
+    chosen = shown_trajectories(results) if chosen is None else chosen
     if not chosen:
         empty(figure, f"No step of any scenario was accepted under {literal(best.name)}.")
         return
@@ -320,7 +323,7 @@ def _is_log_time(times: np.ndarray, records: Sequence[tuple[np.ndarray, np.ndarr
     return len(halves) > 1 and min(halves) > 0 and max(halves) > 300 * min(halves)
 
 
-def steps(results: Results, figure: Figure) -> None:
+def steps(results: Results, figure: FigureBase) -> None:
     """Draws step size over model time, accepted and rejected, for three scenarios under two variants."""
     chosen = shown_steps(results)
     pair = [v for v in (results.contrast, results.best) if v is not None]
@@ -369,7 +372,7 @@ def steps(results: Results, figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside lower left", ncols=3)
 
 
-def gradient_errors(results: Results, figure: Figure) -> None:
+def gradient_errors(results: Results, figure: FigureBase) -> None:
     """Draws |AD - FD| for every derivative, method and variant beside the bound that decides."""
     shown = shown_variants(results)
     if not any(len(v.wrt) for v in shown):
@@ -476,7 +479,7 @@ def shown_pairs(results: Results) -> list[Treated]:
     return [v for v in results.shown if {"replay", "forward"} <= set(v.methods)]
 
 
-def dot_product(results: Results, figure: Figure) -> None:
+def dot_product(results: Results, figure: FigureBase) -> None:
     """Draws |replay - forward|, the largest of each scenario, beside what both say that rounding may do."""
     shown = shown_pairs(results)
     if not shown:
@@ -519,7 +522,7 @@ def dot_product(results: Results, figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
 
 
-def difference_sweep(results: Results, figure: Figure) -> None:
+def difference_sweep(results: Results, figure: FigureBase) -> None:
     """Draws the error of the difference quotient over its width, against the best variant's gradient."""
     best = results.best
     columns, scenarios = shown_sweeps(results)
@@ -574,7 +577,7 @@ def difference_sweep(results: Results, figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
 
 
-def work_precision(measured: xr.Dataset, figure: Figure) -> None:
+def work_precision(measured: xr.Dataset, figure: FigureBase) -> None:
     """Draws each method's gradient error over its cost, one point a tolerance, the median over the scenarios."""
     axes = figure.subplots()
     seconds, error = measured["seconds"].values, measured["error"].values
@@ -607,7 +610,7 @@ def work_precision(measured: xr.Dataset, figure: Figure) -> None:
     figure.legend(loc="outside upper left", ncols=2)
 
 
-def speed(measured: xr.Dataset, figure: Figure) -> None:
+def speed(measured: xr.Dataset, figure: FigureBase) -> None:
     """Draws each peer's error over its time, for solves and for gradients, one point a tolerance."""
     panels = figure.subplots(1, 2)
     names = [str(name) for name in measured["peer_name"].values]

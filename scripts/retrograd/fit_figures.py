@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
 
 from retrograd import store
@@ -82,7 +82,7 @@ def _is_wide(values: np.ndarray) -> bool:
 # --- the figures ----------------------------------------------------------------------------------
 
 
-def scatter(results: Results, figure: Figure) -> None:
+def scatter(results: Results, figure: FigureBase) -> None:
     """Draws simulated over measured values, one panel a variant, on the same axes."""
     drawn = [(v.name, ds, ds["simulation"].values[shown_sample(ds)]) for v, ds in _fitted(results)]
     measured = drawn[0][1]["measured"].values if drawn else np.zeros(0)
@@ -133,7 +133,7 @@ def scatter(results: Results, figure: Figure) -> None:
     figure.legend(handles=_handles(drawn[0][1]), loc="outside upper left", ncols=4)
 
 
-def time_courses(results: Results, figure: Figure) -> None:
+def time_courses(results: Results, figure: FigureBase) -> None:
     """Draws measured and simulated values over model time under the best variant, one panel an observable."""
     fit = results.best.fit
     if fit is None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from retrograd import store
+from retrograd.errors import RetrogradError
 from retrograd.provenance import file_digest
 from retrograd.scenarios import Table, read_scenarios
 
@@ -97,6 +98,18 @@ class Treated:
         """Returns where a scenario's attempts stand."""
         return slice(*self._offsets["attempt"][scenario : scenario + 2])
 
+    def narrowed(self, rows: Sequence[int]) -> Treated:
+        """Returns some scenarios of it, in the order given; measurements stay those of all."""
+        cut: dict[str, Any] = {"scenario": list(rows)}
+        for dim, at in self._offsets.items():
+            cut[dim] = np.concatenate([np.arange(*at[row : row + 2]) for row in rows])
+        return replace(
+            self,
+            dynamics=self.dynamics.isel(cut, missing_dims="ignore"),
+            gradients=self.gradients.isel(scenario=list(rows)),
+            steady=self.steady if self.steady is None else self.steady.isel(scenario=list(rows)),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Results:
@@ -105,6 +118,7 @@ class Results:
     - `table`: the scenarios' parameters, None where they were not given.
     - `effects`: what the remedies of a study with factors are worth, None of others.
     - `comparison`: with another run, None where there is none of these very files.
+    - `whole`: where these are some scenarios of a study, all of it: its best variant is theirs.
     """
 
     settings: Mapping[str, Any]
@@ -114,6 +128,7 @@ class Results:
     table: Table | None = None
     effects: xr.Dataset | None = None
     comparison: xr.Dataset | None = None
+    whole: Results | None = None
 
     @cached_property
     def study(self) -> str:
@@ -173,6 +188,8 @@ class Results:
     @cached_property
     def best(self) -> Treated:
         """The variant that verifies most; of equals `recommended`, else the one with fewer attempts."""
+        if self.whole is not None:
+            return self._same(self.whole.best)
 
         def rank(v: Treated) -> tuple[int, bool, float]:
             attempts = self.attempts[self.index(v)]
@@ -183,9 +200,53 @@ class Results:
     @cached_property
     def contrast(self) -> Treated | None:
         """The variant that verifies least, of those at the best one's precision and tolerance if any."""
+        if self.whole is not None:
+            return self.whole.contrast and self._same(self.whole.contrast)
         others = [v for v in self.variants if v is not self.best]
         alike = [v for v in others if _accuracy(v) == _accuracy(self.best)]
         return min(alike or others, key=self.verified, default=None)
+
+    def _same(self, treated: Treated) -> Treated:
+        return self.variants[self._rows[treated.name]]
+
+    def narrowed(self, variants: Sequence[str] | None = None, scenarios: Sequence[str] | None = None) -> Results:
+        """Returns some variants and scenarios, by name, in the order given; None: all.
+
+        Raises RetrogradError for names that are not there.
+        """
+        out = self
+        if variants is not None:
+            rows = _places("variant", variants, [v.name for v in self.variants])
+            out = replace(
+                self,
+                summary=self.summary.isel(variant=rows),
+                variants=tuple(self.variants[i] for i in rows),
+                effects=self.effects if self.effects is None else self.effects.isel(variant=rows),
+            )
+        if scenarios is not None:
+            rows = _places("scenario", scenarios, self.scenarios)
+            table = out.table
+            if table is not None:
+                table = replace(table, ids=tuple(table.ids[i] for i in rows), rows=tuple(table.rows[i] for i in rows))
+            out = replace(
+                out,
+                summary=out.summary.isel(scenario=rows),
+                variants=tuple(v.narrowed(rows) for v in out.variants),
+                table=table,
+                effects=out.effects if out.effects is None else out.effects.isel(scenario=rows, missing_dims="ignore"),
+                whole=out,
+            )
+        return out
+
+
+def _places(what: str, wanted: Sequence[str], known: Sequence[str]) -> list[int]:
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    if unknown := [name for name in wanted if name not in known]:
+        told = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+        raise RetrogradError(f"{what}s: found {', '.join(map(str, unknown))}, wanted some of {told}.")
+    if not wanted:
+        raise RetrogradError(f"{what}s: found none, wanted at least one name, or nothing for all.")
+    return [known.index(name) for name in dict.fromkeys(wanted)]
 
 
 def spread(order: np.ndarray, count: int) -> np.ndarray:
@@ -257,3 +318,87 @@ def _compared(path: str, stages: Mapping[str, str]) -> xr.Dataset | None:
     ds = store.read(path, "comparison")
     of = {name: digest for name, digest in store.origin(ds.attrs).items() if "/" in name}
     return ds if of and of.items() <= stages.items() else None
+
+
+def of_tree(tree: xr.DataTree) -> Results:
+    """Returns the results that `open_results` gave as a tree, of the variants that have all stages.
+
+    Settings of a study that only its page tells are not in it. The scenario table is made of the parameters of both
+    phases. Raises RetrogradError where the tree lacks what figures are made of.
+    """
+    found = {name: child for name, child in tree.children.items() if child.attrs.get("retrograd_schema")}
+    by_kind = {child.attrs["retrograd_schema"].partition("/")[0]: child for child in found.values()}
+    if "summary" not in by_kind or "model" not in by_kind:
+        lacks = ", ".join(name for name in ("summary", "model") if name not in by_kind)
+        raise RetrogradError(
+            f"found no {lacks} in the tree, wanted the whole of what open_results gives of a finished study; "
+            f"missing from the folder: {tree.attrs.get('missing', 'nothing')}. Run the study to its end."
+        )
+    summary = _named(by_kind["summary"])
+    config = store.config_of(summary)
+    steady = ["steady_state"] if config["start"] == "steady_state" else []
+    gradient_of = {v["name"]: v["gradient"] for v in config["variants"]}
+    variants, rows = list[Treated](), list[int]()
+    for row, name in enumerate(store.labels(summary, "variant")):
+        stages = tree.children[name].children if name in tree.children else {}
+        if not {*steady, "dynamics", "gradients"} <= set(stages):
+            continue
+        files = {stage: _named(node) for stage, node in stages.items()}
+        _whole_records(name, files["dynamics"])
+        settings = {stage: store.config_of(ds) for stage, ds in files.items()}
+        rows.append(row)
+        variants.append(
+            Treated(
+                name,
+                gradient_of[name],
+                settings,
+                files["dynamics"],
+                files["gradients"],
+                files.get("steady_state"),
+                files.get("fit"),
+            )
+        )
+    if not variants:
+        raise RetrogradError(
+            "found no variant with all of its stages in the tree, wanted at least one; "
+            f"missing from the folder: {tree.attrs.get('missing', 'nothing')}. Run the study to its end."
+        )
+    effects = _named(by_kind["effects"]).isel(variant=rows) if "effects" in by_kind else None
+    summary = summary.isel(variant=rows)
+    table = _table_of(variants)
+    return Results({"study": config}, summary, _named(by_kind["model"]), tuple(variants), table, effects)
+
+
+def _named(node: xr.DataTree) -> xr.Dataset:
+    """Returns a node as its file has it: labels under `<dimension>_name`."""
+    ds = node.to_dataset(inherit=False)
+    labelled = [str(dim) for dim in ds.dims if dim in ds.coords and ds[dim].dtype.kind in "UO"]
+    return ds.assign_coords({f"{dim}_name": (dim, ds[dim].values.astype(object)) for dim in labelled})
+
+
+def _whole_records(name: str, dynamics: xr.Dataset) -> None:
+    for dim in ("step", "attempt"):
+        if dynamics[f"{dim}_count"].values.sum() != dynamics.sizes[dim]:
+            raise RetrogradError(
+                f"{name}/dynamics: found {dynamics.sizes[dim]} {dim}s for scenarios that have "
+                f"{int(dynamics[f'{dim}_count'].values.sum())}, wanted all of a study's scenarios: give the tree as it "
+                "was opened, and scenarios=[...] beside it."
+            )
+
+
+def _table_of(variants: Sequence[Treated]) -> Table | None:
+    # Single precision has rounded them.
+    exact = next((v for v in variants if v.settings["dynamics"].get("precision") == "float64"), variants[0])
+    if "k" not in exact.dynamics:
+        return None
+    names, ids = store.labels(exact.dynamics, "parameter"), store.labels(exact.dynamics, "scenario")
+    dynamic = exact.dynamics["k"].values
+    before = dynamic if exact.steady is None or "k" not in exact.steady else exact.steady["k"].values
+    columns: dict[str, np.ndarray] = {}
+    for name, one, other in zip(names, before.T, dynamic.T, strict=True):
+        if np.array_equal(one, other, equal_nan=True):
+            columns[name] = other
+        else:
+            columns |= {f"{name}@steady": one, f"{name}@dynamic": other}
+    values = np.stack(list(columns.values()), axis=1) if columns else np.zeros((len(ids), 0))
+    return Table(tuple(ids), tuple(columns), tuple(map(tuple, values.tolist())))

@@ -403,19 +403,6 @@ def ragged(ds: xr.Dataset, count: str) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(ds[count].values)]).astype(np.int64)
 
 
-def open_results(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Returns one result file with its labels as indexes, so that `ds.sel(scenario="s01")` works.
-
-    - `path`: a netCDF file that Retrograd wrote. Of `model.nc` this is the root group.
-    """
-    if seal_holds(path) is False:
-        raise RetrogradError(f"{path} was damaged or changed: its sha256 is not the one that stands at its end.")
-    ds = xr.load_dataset(path, engine="netcdf4", decode_times=False)
-    swap = {dim: ds[f"{dim}_name"].values for dim in ds.dims if f"{dim}_name" in ds.coords}
-    ds = ds.drop_vars([f"{dim}_name" for dim in swap])
-    return ds.assign_coords({dim: (dim, np.asarray(v, dtype=str)) for dim, v in swap.items()})
-
-
 def join(
     parts: Sequence[str | os.PathLike[str]],
     path: str | os.PathLike[str],

@@ -10,6 +10,7 @@ from pathlib import Path
 import measured
 import numpy as np
 import pytest
+import synthetic
 import test_report
 import xarray as xr
 
@@ -259,7 +260,7 @@ def many(observables: int, experiments: int, samples: int) -> xr.Dataset:
 
 @pytest.mark.parametrize(("observables", "experiments", "samples"), [(1, 1, 1), (4, 2, 3), (15, 9, 60)])
 def test_the_page_has_both_figures_and_the_table(observables: int, experiments: int, samples: int, tmp_path: Path):
-    results = test_report.study(tmp_path / "r", test_report.MIXED)
+    results = synthetic.study(tmp_path / "r", synthetic.MIXED)
     ds = many(observables, experiments, samples)
     variants = tuple(dataclasses.replace(v, fit=ds) for v in results.variants)
     results = dataclasses.replace(results, variants=variants)
@@ -281,7 +282,7 @@ def test_the_page_has_both_figures_and_the_table(observables: int, experiments: 
 
 
 def test_a_study_without_measurements_has_no_such_section(tmp_path: Path):
-    results = test_report.study(tmp_path / "r", test_report.MIXED)
+    results = synthetic.study(tmp_path / "r", synthetic.MIXED)
     made = [str(tmp_path / f"{name}.svg") for name in fit_figures.FIGURES]
     report.make(results, str(tmp_path / "index.html"), made, [])
     page = test_report.Page((tmp_path / "index.html").read_text(encoding="utf-8"))

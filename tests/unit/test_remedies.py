@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from test_report import study
+from synthetic import study
 
 from retrograd import fit_figures, remedies, report, store
 from retrograd.effects import seconds_of, weigh

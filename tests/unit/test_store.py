@@ -30,8 +30,9 @@ from sealing import seal_again
 import retrograd
 from retrograd import store
 from retrograd.errors import RetrogradError
+from retrograd.opening import open_results
 from retrograd.schema import DYNAMICS, SCHEMAS, STEADY_STATE, Schema
-from retrograd.store import Provenance, build, content_digest, content_digest_of, join, open_results, read, write
+from retrograd.store import Provenance, build, content_digest, content_digest_of, join, read, write
 
 ROOT = Path(__file__).parents[2]
 KINDS = sorted(SCHEMAS)

@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 from sealing import flip
 
+import retrograd
 from retrograd import store
 from retrograd.errors import RetrogradError
 from retrograd.schema import TIMINGS
@@ -71,7 +72,7 @@ def test_somebody_elses_changes_are_read_where_they_may_be(tmp_path: Path):
     with pytest.raises(RetrogradError, match="its bytes are not those that were written"):
         read(path, "timings", foreign=True)
     with pytest.raises(RetrogradError, match=r"t\.nc was damaged or changed"):
-        store.open_results(path)
+        retrograd.open_results(path)
 
 
 @pytest.mark.parametrize(
