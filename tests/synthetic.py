@@ -87,10 +87,19 @@ def study(
     model_time = {"model_time": (times, "s", "model time")}
     ds = store.build(
         MODEL,
-        {"selftest_input": np.zeros((1, n))},
+        {
+            "selftest_input": np.zeros((1, n)),
+            # Of the second state the formula is too long.
+            "equation": [
+                rf"\frac{{\mathrm{{d}} y_{{{i}}}}}{{\mathrm{{d}} t}} = - k_{{1}} y_{{{i}}}" * (i != 1) for i in range(n)
+            ],
+        },
         {"selftest": ["t0"], "state": list(states), "parameter": ["k1"]},
     )
-    ds.attrs |= {"n_weights": 0, "model_class": "Tiny", "parameters": json.dumps({"k1": "1"})}
+    ds.attrs |= {"n_weights": 17, "model_class": "Tiny", "parameters": json.dumps({"k1": "1"})}
+    ds.attrs |= {"description": "A model for tests.\n\nIt decays.", "vector_field": "return -k1 * x <here>"}
+    ds.attrs |= {"networks": json.dumps({"f": "MLP, 2 → 4 → 1, tanh, 17 weights"}), "structure": "Tiny()"}
+    ds.attrs |= {"weights_sha256": "d" * 64}
     store.write(ds, folder / "model.nc", MODEL, store.Provenance())
     named = {"plugin": "a" * 64, "model": file_digest(folder / "model.nc"), "scenarios": "b" * 64}
     stages = dict[str, str]()

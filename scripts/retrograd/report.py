@@ -525,7 +525,7 @@ def _cure(results: Results, treated: Treated, hit: np.ndarray) -> dict[str, Any]
 def scenario_table(results: Results) -> tuple[list[dict[str, Any]], int]:
     """Returns one row a scenario with its outcome under each variant, and how many are left out.
 
-    Where there are too many, those that fail under the best variant stay first, then those that fail under
+    Where there are too many, those with details stay, then those that fail under the best variant, then those that fail under
     most others, then the ones with most attempts; rows stand in the order of the study.
     """
     i = results.index(results.best)
@@ -533,8 +533,8 @@ def scenario_table(results: Results) -> tuple[list[dict[str, Any]], int]:
     keep = np.arange(total)
     if total > MOST_SCENARIOS:
         failing = (results.outcome != 0).sum(axis=0)
-        keep = np.lexsort((-results.attempts[i], -failing, results.outcome[i] == 0))[:MOST_SCENARIOS]
-        keep = np.sort(keep)
+        first = np.lexsort((-results.attempts[i], -failing, results.outcome[i] == 0))
+        keep = np.sort(list(dict.fromkeys([*details.chosen(results), *first]))[:MOST_SCENARIOS])
     cause = results.summary["cause"].values
     rungs = [ds["rung_name"].values for ds in (results.best.steady, results.best.dynamics) if ds is not None]
     rows = []
