@@ -12,11 +12,12 @@ from hypothesis import settings
 
 from retrograd.job import prepare_jax
 
-# Of one session and one worker, its studies included: half of the time of the suite is compilation, much of it of the
-# same programs. Not shared between workers: jax writes in place, and an entry that is read half-written is a warning.
-_COMPILED = tempfile.mkdtemp(prefix="retrograd-tests-")
-atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
+# Of one session, its workers and studies included: half of the time of the suite is compilation, much of it of the same
+# programs. jax writes in place: a program that is read half-written is compiled anew, as in the jobs of a study.
+if "RETROGRAD_TESTS_COMPILED" not in os.environ:
+    os.environ["RETROGRAD_TESTS_COMPILED"] = tempfile.mkdtemp(prefix="retrograd-tests-")
+    atexit.register(shutil.rmtree, os.environ["RETROGRAD_TESTS_COMPILED"], ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["RETROGRAD_TESTS_COMPILED"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 prepare_jax("float64")

@@ -525,8 +525,8 @@ def _cure(results: Results, treated: Treated, hit: np.ndarray) -> dict[str, Any]
 def scenario_table(results: Results) -> tuple[list[dict[str, Any]], int]:
     """Returns one row a scenario with its outcome under each variant, and how many are left out.
 
-    Where there are too many, those with details stay, then those that fail under the best variant, then those that fail under
-    most others, then the ones with most attempts; rows stand in the order of the study.
+    Where there are too many, those with details stay, then those that fail under the best variant, then those that
+    fail under most others, then the ones with most attempts; rows stand in the order of the study.
     """
     i = results.index(results.best)
     total = len(results.scenarios)

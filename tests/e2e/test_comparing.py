@@ -89,6 +89,7 @@ def test_a_weight_changed_by_1e_9_is_found_and_named(repository: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_exchanged_scenarios_are_found_and_named(repository: Path):
     lines = SCENARIOS.splitlines()
     (a, *first), (b, *second) = (line.split("\t") for line in lines[2:4])
@@ -136,12 +137,13 @@ def test_a_changed_line_of_the_vector_field_is_found_and_named(repository: Path)
     ("study", "old", "new", "first", "reason"),
     [
         ("unit", '"T": "K"}', '"T": "degC"}', "study", "units differ (state T: degC here, K there)"),
-        (
+        pytest.param(
             "guess",
             "jnp.array([1.0, 300.0])",
             "jnp.array([1.001, 300.0])",
             "steady_state",
             "first guesses of the steady state differ (mild, a): the plug-in's initial_guess",
+            marks=pytest.mark.exhaustive,
         ),
     ],
 )
@@ -158,6 +160,7 @@ def test_what_only_the_plugin_says_is_found_and_named(repository: Path, study, o
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_another_formulation_and_other_directions_are_named(repository: Path):
     plugin = (repository / "models/tiny.py").read_text()
     other = (

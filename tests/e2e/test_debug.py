@@ -178,6 +178,7 @@ def test_only_the_model_is_needed_and_the_command_always_runs(traced, repository
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_an_id_that_looks_like_a_number_in_float32(traced, repository):
     run = debug(repository, "--config", "scenario=17", "variant=naive32")
     assert run.returncode == 0, run.stdout

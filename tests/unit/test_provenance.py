@@ -161,17 +161,21 @@ def test_the_package_imports_itself_by_its_full_name():
             assert name not in ("import_module", "__import__"), path
 
 
+@cache
+def unedited(script: str) -> str:
+    return code_digest(ROOT / "scripts" / script)
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda p: p.stem)
 def test_an_edit_changes_the_digest_of_exactly_the_scripts_that_use_it(module: Path, copied: Path):
     scripts = [copied / s.name for s in SCRIPTS]
     users = {copied / s.name for s in SCRIPTS if module in found_by_python(s)}
-    before = {s: code_digest(s) for s in scripts}
+    before = {s: unedited(s.name) for s in scripts}
     edited = copied / "retrograd" / module.name
     text = edited.read_bytes()
     edited.write_bytes(text + b"# edited\n")
     assert {s for s in scripts if code_digest(s) != before[s]} == users
     edited.write_bytes(text)
-    assert {s: code_digest(s) for s in scripts} == before
 
 
 def test_the_report_does_not_rerun_simulations(copied: Path):

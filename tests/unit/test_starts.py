@@ -285,6 +285,7 @@ def test_a_start_that_is_not_finite_is_traced_to_its_expression():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_benchmarks_begin_there_too():
     chunk = Chunk(["a", "b"], K_DYNAMIC[:2], K_STEADY[:2], np.full((2, 2), np.nan))
     asked = settings() | {"benchmark": {"methods": ["replay", "checkpoint"], "tolerances": [1e-4, 1e-7]}}

@@ -63,6 +63,9 @@ CASES = {
 SETTINGS = {"recommended": {}, "tight": {"rtol": 1e-8, "atol": 1e-12}, "fast": {"solver": "Rodas5P"}}
 
 
+LONGEST = [("signalling", "tight"), ("signalling", "fast")]
+
+
 @cache
 def reference(name: str) -> tuple[np.ndarray, Reference]:
     """Returns the start, shape (state,), and the reference."""
@@ -120,7 +123,15 @@ def test_the_cascades_totals_are_found_where_nothing_declares_them():
     np.testing.assert_allclose(found.x[0], reference("signalling")[0], rtol=1e-10)
 
 
-every = pytest.mark.parametrize(("name", "setting"), [(name, setting) for name in CASES for setting in SETTINGS])
+# The cascade compiles longest.
+every = pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        pytest.param(name, setting, marks=[pytest.mark.exhaustive] if (name, setting) in LONGEST else [])
+        for name in CASES
+        for setting in SETTINGS
+    ],
+)
 
 # Solutions at the last save time from the Test Set for Initial Value Problem Solvers (Mazzia and Magherini, University
 # of Bari, release 2.4, 2008), problems HIRES, OREGO and VDPOL.
