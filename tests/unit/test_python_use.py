@@ -517,3 +517,24 @@ def test_rules_do_not_depend_on_how_results_are_opened():
 
     for script in (ROOT / "scripts").glob("*.py"):
         assert not {"opening.py", "plot.py"} & {path.name for path in code_files(script)}, script
+
+
+# -- the documents ---------------------------------------------------------------------------------
+
+
+def test_the_reference_runs_to_the_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = (ROOT / "config/README.md").read_text(encoding="utf-8")
+    section = text.partition("\n### From Python\n")[2].partition("\n### ")[0]
+    blocks = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    table = (ROOT / "config/scenarios/turnover.tsv").read_text(encoding="utf-8")
+    rows = [line.partition("\t")[0] for line in table.splitlines() if line and not line.startswith("#")]
+    closed(synthetic.study(tmp_path / "results/turnover", synthetic.MIXED, ids=rows[1:8], name="turnover"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+    names["plt"].close(names["figure"])
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert "|AD − FD|" in (tmp_path / "errors.svg").read_text(encoding="utf-8")
