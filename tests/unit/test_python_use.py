@@ -25,7 +25,7 @@ from retrograd import drawing, opening, plot, report, store
 from retrograd.errors import RetrogradError
 from retrograd.provenance import file_digest
 from retrograd.results import Results, load, of_tree
-from retrograd.schema import EFFECTS, FIT, MODEL
+from retrograd.schema import COMPARISON, EFFECTS, FIT, MODEL
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("steady_state", "dynamics", "gradients")
@@ -162,6 +162,13 @@ def test_the_weights_stand_below_the_model(folder: Path):
     found = retrograd.open_results(folder)
     assert found["model/weights/leaf0"].values.tolist() == [[0, 1, 2], [3, 4, 5]]
     assert found["model"].indexes["state"].tolist() == ["x0", "x1"]
+
+
+def test_a_comparison_is_a_node(folder: Path):
+    compared = store.build(COMPARISON, {"variant_verdict": [0, 4]}, {"variant": list(synthetic.MIXED)})
+    store.write(compared, folder / "comparison/comparison.nc", COMPARISON, store.Provenance())
+    verdict = retrograd.open_results(folder)["comparison"]["variant_verdict"]
+    assert retrograd.words(verdict).sel(variant="naive").item() == "different"
 
 
 def test_variants_keep_names_that_nodes_have(tmp_path: Path):
