@@ -17,6 +17,7 @@ from retrograd.scenarios import Table
 from retrograd.schema import (
     CAUSES,
     DYNAMICS,
+    FIT,
     GRADIENTS,
     MODEL,
     OUTCOMES,
@@ -265,3 +266,33 @@ MIXED = {
         "steady_state_failed",
     ],
 }
+
+
+def measured(observables: int, experiments: int, samples: int) -> xr.Dataset:
+    """Returns a fit of much: values over decades, some not simulated, some at rest."""
+    rng = np.random.default_rng(0)
+    grid = [(o, e, t) for o in range(observables) for e in range(experiments) for t in (0.0, 1.0, np.nan)]
+    simulation = np.array([10.0 ** (o % 4) * (1 + e) for o, e, _ in grid]) * np.ones((samples, 1))
+    simulation[:, 0] = np.nan
+    value = np.nan_to_num(simulation[0], nan=1.0) * np.exp(0.1 * rng.standard_normal(len(grid)))
+    noise = np.abs(0.1 * simulation)
+    lost = np.arange(samples) % 2 == 1
+    shape = (samples, 3)
+    return store.build(
+        FIT,
+        {
+            "llh": np.where(lost, np.nan, -12.345678),
+            "llh_error": np.where(lost, np.nan, 1e-3),
+            "status": lost,
+            "observable_name": [f"observable {o}" for o, _, _ in grid],
+            "experiment_name": [f"experiment {e}" for _, e, _ in grid],
+            "measurement_time": [t for *_, t in grid],
+            "measured": value,
+            "simulation": simulation,
+            "noise": noise,
+            "residual": (value - simulation) / noise,
+            "verdict": np.full(shape, VERDICTS.index("verified")),
+        },
+        {"sample": [f"p{i}" for i in range(samples)], "method": ["replay", "forward", "checkpoint"]},
+        units={"time": "s"},
+    )

@@ -228,40 +228,10 @@ def test_measurements_are_checked_when_the_plugin_is_loaded(old: str, new: str, 
 # -- the report ------------------------------------------------------------------------------------
 
 
-def many(observables: int, experiments: int, samples: int) -> xr.Dataset:
-    """Returns a fit of much: values over decades, some not simulated, some at rest."""
-    rng = np.random.default_rng(0)
-    grid = [(o, e, t) for o in range(observables) for e in range(experiments) for t in (0.0, 1.0, np.nan)]
-    simulation = np.array([10.0 ** (o % 4) * (1 + e) for o, e, _ in grid]) * np.ones((samples, 1))
-    simulation[:, 0] = np.nan
-    value = np.nan_to_num(simulation[0], nan=1.0) * np.exp(0.1 * rng.standard_normal(len(grid)))
-    noise = np.abs(0.1 * simulation)
-    lost = np.arange(samples) % 2 == 1
-    shape = (samples, 3)
-    return store.build(
-        FIT,
-        {
-            "llh": np.where(lost, np.nan, -12.345678),
-            "llh_error": np.where(lost, np.nan, 1e-3),
-            "status": lost,
-            "observable_name": [f"observable {o}" for o, _, _ in grid],
-            "experiment_name": [f"experiment {e}" for _, e, _ in grid],
-            "measurement_time": [t for *_, t in grid],
-            "measured": value,
-            "simulation": simulation,
-            "noise": noise,
-            "residual": (value - simulation) / noise,
-            "verdict": np.full(shape, VERDICTS.index("verified")),
-        },
-        {"sample": [f"p{i}" for i in range(samples)], "method": ["replay", "forward", "checkpoint"]},
-        units={"time": "s"},
-    )
-
-
 @pytest.mark.parametrize(("observables", "experiments", "samples"), [(1, 1, 1), (4, 2, 3), (15, 9, 60)])
 def test_the_page_has_both_figures_and_the_table(observables: int, experiments: int, samples: int, tmp_path: Path):
     results = synthetic.study(tmp_path / "r", synthetic.MIXED)
-    ds = many(observables, experiments, samples)
+    ds = synthetic.measured(observables, experiments, samples)
     variants = tuple(dataclasses.replace(v, fit=ds) for v in results.variants)
     results = dataclasses.replace(results, variants=variants)
     made = [[str(tmp_path / f"{name}.{form}") for name in fit_figures.FIGURES] for form in ("svg", "png")]
