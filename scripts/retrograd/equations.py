@@ -209,7 +209,7 @@ def _equations(model: Model) -> list[str]:
 
 class _Printer(LatexPrinter):
     def _hprint_Function(self, func: str) -> str:
-        return tex_name(func)
+        return super()._hprint_Function(func) if hasattr(sp, func) else tex_name(func)
 
 
 def _printed(state: str, rate: sp.Basic, names: dict[sp.Symbol, str]) -> str:

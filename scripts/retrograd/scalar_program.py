@@ -61,12 +61,19 @@ _COMMON: Operations = {
     "convert_element_type": lambda x, **_: x,
     "copy": lambda x, **_: x,
     "dot_general": _dot,
+    "cumsum": lambda x, *, axis, reverse, **_: (
+        np.flip(np.cumsum(np.flip(x, axis), axis), axis) if reverse else np.cumsum(x, axis)
+    ),
+    "reduce_prod": lambda x, *, axes, **_: np.prod(x, axis=tuple(axes)),
     "reduce_sum": lambda x, *, axes, **_: np.sum(x, axis=tuple(axes)),
     "reshape": lambda x, *, new_sizes, **_: np.reshape(x, new_sizes),
+    "rev": lambda x, *, dimensions, **_: np.flip(x, dimensions),
     "slice": _slice,
+    "split": lambda x, *, sizes, axis, **_: np.split(x, np.cumsum(sizes)[:-1], axis),
     "squeeze": lambda x, *, dimensions, **_: np.squeeze(x, axis=tuple(dimensions)),
     "stack": lambda *parts, axis=0, **_: np.stack(parts, axis=axis),
     "stop_gradient": lambda x, **_: x,
+    "unstack": lambda x, *, axis, **_: [np.squeeze(part, axis) for part in np.split(x, x.shape[axis], axis)],
     "transpose": lambda x, *, permutation, **_: np.transpose(x, permutation),
 }
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
