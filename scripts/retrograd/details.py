@@ -17,8 +17,8 @@ from retrograd.schema import OUTCOMES, REASONS, STEADY_STATUS, VERDICTS
 # Scenarios times variants: some 5 kB each, so that a page stays within a few megabytes.
 MOST_PAIRS = 480
 # Of each: points of a trajectory, attempts, derivatives in the table, valleys.
-MOST_POINTS = 90
-MOST_ATTEMPTS = 140
+MOST_POINTS = 80
+MOST_ATTEMPTS = 120
 MOST_WRT = 16
 MOST_VALLEYS = 6
 
@@ -118,7 +118,7 @@ def _trajectory(treated: Treated, s: int) -> dict[str, Any]:
     even = np.full(len(moved), 1.0 / len(moved))
     way = np.concatenate([[0.0], np.cumsum(even + moved / max(float(moved.sum()), 1e-300))])
     keep = np.unique(np.searchsorted(way, np.linspace(0.0, way[-1], MOST_POINTS)).clip(0, len(t) - 1))
-    return {"t": _numbers(t[keep]), "x": [_numbers(column) for column in x[keep].T]}
+    return {"t": _numbers(t[keep]), "x": [_curve(column) for column in x[keep].T]}
 
 
 def _attempts(treated: Treated, s: int) -> dict[str, Any]:
@@ -168,6 +168,16 @@ def _derivatives(treated: Treated, s: int) -> dict[str, Any]:
         "why": [int(c) for c in at("reason")[m]],
         "valley": valleys,
     }
+
+
+def _curve(values: np.ndarray) -> list[float | None]:
+    """Returns values to a thousandth of their range: of a large one that hardly moves four digits would be a staircase."""
+    finite = values[np.isfinite(values)]
+    span = float(np.ptp(finite)) if finite.size else 0.0
+    if not (0 < span < float(np.abs(finite).max())):
+        return _numbers(values)
+    decimals = 3 - int(np.floor(np.log10(span)))
+    return [float(round(float(v), decimals)) if np.isfinite(v) else None for v in values]
 
 
 def _numbers(values: Iterable[Any]) -> list[float | None]:

@@ -221,6 +221,8 @@ def _setting_words(key: str, value: Any) -> str:
     if key == "steady_state.method":
         what = {"root": "the steady state by root finding", "integrate": "the steady state by integration"}
         return what.get(value, str(value))
+    if key == "rescue":
+        return f"where it fails, a ladder of other treatments ({value})" if value else "no ladder where it fails"
     if key == "segments":
         return f"solved in {len(value)} segments" if value else "solved in one go"
     if key.startswith("nonlinear."):
@@ -234,9 +236,11 @@ def _flat(treated: Treated) -> dict[str, Any]:
     """Returns a variant's settings under dotted keys."""
     out: dict[str, Any] = {}
     for stage in treated.settings.values():
-        told = {k: v for k, v in stage.items() if k not in ("save_times", "start", "gradient")}
+        # `find` repeats the settings of the steady state for the gradients.
+        told = {k: v for k, v in stage.items() if k not in ("save_times", "start", "gradient", "find", "rescue")}
         out |= dotted({k: v for k, v in told.items() if k != "steady_state" or v is not None})
-    return {**out, "gradient": treated.method}
+    rungs = [rung["name"] for rung in treated.settings.get("dynamics", {}).get("rescue") or []]
+    return {**out, "gradient": treated.method, "rescue": ", ".join(rungs)}
 
 
 _ORDER = (
@@ -267,6 +271,7 @@ def describe(results: Results) -> list[dict[str, Any]]:
                 "max_steps",
                 *(["steady_state.method"] if treated.steady is not None else []),
                 "gradient",
+                "rescue",
             ]
             points = [_setting_words(k, own[k]) for k in told if k in own]
         else:
@@ -280,6 +285,8 @@ def _bare(key: str, value: Any) -> str:
     """Returns a setting's value alone, for the bracket behind another one."""
     if key == "guard":
         return "bounded" if value else "unbounded"
+    if key == "rescue":
+        return "a ladder" if value else "none"
     if key == "segments":
         return f"{len(value)} segments" if value else "one go"
     if isinstance(value, float):
