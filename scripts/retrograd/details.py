@@ -171,7 +171,7 @@ def _derivatives(treated: Treated, s: int) -> dict[str, Any]:
 
 
 def _curve(values: np.ndarray) -> list[float | None]:
-    """Returns values to a thousandth of their range: of a large one that hardly moves four digits would be a staircase."""
+    """Returns values to a thousandth of their range: a large one that hardly moves would be a staircase by digits."""
     finite = values[np.isfinite(values)]
     span = float(np.ptp(finite)) if finite.size else 0.0
     if not (0 < span < float(np.abs(finite).max())):
