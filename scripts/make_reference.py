@@ -22,8 +22,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from retrograd import schema
-from retrograd.report import CAUSE_WORDS
 from retrograd.study import Study, Variant
+from retrograd.wording import CAUSE_WORDS
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "config" / "README.md"

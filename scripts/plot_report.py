@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 def main(run, folder, model_file, summary_file, scenarios, effects_file, comparison, out_html, out_svg, out_png):
     from retrograd import report
     from retrograd.results import load
+    from retrograd.wording import verdict
 
     settings = run.settings | {"study": json.loads(run.settings["study"])}
     results = load(folder, settings, model_file, summary_file, scenarios, effects_file, next(iter(comparison), None))
     for treated in results.variants:
-        log.info("%s: %s", treated.name, report.verdict(results, treated))
+        log.info("%s: %s", treated.name, verdict(results, treated))
     sizes = report.make(results, out_html, out_svg, out_png)
     for name, size in sizes.items():
         log.info("%s: %.0f kB", name, size / 1000)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import sympy as sp
+from jax.core import ShapedArray
 from jax.extend import core
 from sympy.printing.latex import LatexPrinter
 
@@ -44,7 +45,7 @@ _network.multiple_results = True
 
 @_network.def_abstract_eval
 def _(*_: Any, name: str, results: tuple[tuple[tuple[int, ...], str], ...]) -> list[Any]:
-    return [jax.core.ShapedArray(shape, np.dtype(dtype)) for shape, dtype in results]
+    return [ShapedArray(shape, np.dtype(dtype)) for shape, dtype in results]
 
 
 class _Named(eqx.Module):
@@ -109,7 +110,7 @@ def _call(*inputs: np.ndarray, name: str, results: Any) -> list[np.ndarray]:
 # --- operations -----------------------------------------------------------------------------------
 
 
-def _scalar(value: Any) -> sp.Basic:
+def _scalar(value: Any) -> Any:
     """Returns a number as a person would write it: whole ones whole, others with as many digits as they have."""
     if isinstance(value, sp.Basic):
         return value
@@ -128,10 +129,10 @@ def _select(which: np.ndarray, *cases: np.ndarray, **_: Any) -> np.ndarray:
     if len(cases) != 2:
         raise RetrogradError("found a choice between more than two cases, wanted one between two")
 
-    def chosen(condition: Any, no: Any, yes: Any) -> sp.Basic:
+    def chosen(condition: Any, no: Any, yes: Any) -> Any:
         return sp.Piecewise((_scalar(yes), _scalar(condition)), (_scalar(no), True))
 
-    return np.frompyfunc(chosen, 3, 1)(which, *cases)
+    return each(chosen, 3)(which, *cases)
 
 
 _OPERATIONS: Operations = {

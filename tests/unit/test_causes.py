@@ -16,9 +16,9 @@ from retrograd.api import Model
 from retrograd.certificates import gradient_table
 from retrograd.gradient_causes import of_gradients
 from retrograd.plugins import vector_field
-from retrograd.report import CAUSE_WORDS
 from retrograd.schema import CAUSES, STEADY_STATUS
 from retrograd.steady import SteadyProblem
+from retrograd.wording import CAUSE_WORDS
 
 FIND = {"method": "root", "rtol": 1e-10, "atol": 1e-10, "max_steps": 64, "starts": 0}
 

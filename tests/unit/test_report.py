@@ -16,7 +16,7 @@ import yaml
 from sealing import seal_again
 from synthetic import CAUSE_OF, MIXED, study
 
-from retrograd import drawing, report
+from retrograd import drawing, page_tables, pages, report, wording
 from retrograd.errors import RetrogradError
 from retrograd.provenance import file_digest
 from retrograd.results import Results, load
@@ -79,7 +79,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, str, Path]
 
 def test_the_verdict_counts_every_outcome_in_one_sentence(mixed: tuple[Results, str, Path]) -> None:
     results, html, _ = mixed
-    told = {v.name: report.verdict(results, v) for v in results.variants}
+    told = {v.name: wording.verdict(results, v) for v in results.variants}
     assert told == {
         "recommended": "7 of 7 gradients verified.",
         "naive": "1 of 7 gradients verified; 2 forward solves failed, 1 gradient not finite, "
@@ -162,8 +162,8 @@ def test_causes_come_with_advice_and_with_what_cures_them(mixed: tuple[Results, 
 
 
 def test_every_code_has_words() -> None:
-    assert set(report.CAUSE_WORDS) == set(CAUSES)
-    assert set(report.OUTCOME_MEANING) == set(drawing.OUTCOME_STYLE) == set(report._SHORT) == set(OUTCOMES)
+    assert set(wording.CAUSE_WORDS) == set(CAUSES)
+    assert set(wording.OUTCOME_MEANING) == set(drawing.OUTCOME_STYLE) == set(wording.SHORT) == set(OUTCOMES)
 
 
 def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_the_config_on_the_page_is_the_study(mixed: tuple[Results, str, Path]) -
     ],
 )
 def test_numbers_are_written_as_they_are_read(value: float | None, text: str) -> None:
-    assert report.number(value) == text
+    assert pages.number(value) == text
 
 
 def test_the_rule_draws_the_figures_that_exist() -> None:
@@ -278,7 +278,7 @@ def test_the_rule_draws_the_figures_that_exist() -> None:
 
 def test_rungs_digits_reasons_and_independent_derivations_are_told(tmp_path: Path):
     results = study(tmp_path / "r", MIXED)
-    verdicts = report.verdict_table(results)
+    verdicts = page_tables.verdict_table(results)
     assert [(row["name"], row["rescued"], row["digits"]) for row in verdicts] == [
         ("recommended", 1, 4.5),
         ("naive", 1, 4.5),
