@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from retrograd import figures
+from retrograd import drawing, figures
 from retrograd.results import Results, Treated, spread
 from retrograd.schema import OUTCOMES, REASONS, STEADY_STATUS, VERDICTS
+from retrograd.wording import REASON_WORDS
 
 # Scenarios times variants: some 5 kB each, so that a page stays within a few megabytes.
 MOST_PAIRS = 480
@@ -53,9 +54,10 @@ def page_data(results: Results, cause_words: Any) -> dict[str, Any]:
         "states": [*map(list, zip(best.states, best.state_units, strict=True))][: figures.MOST_STATES],
         "parameters": parameters,
         "time": best.time_unit,
-        "outcomes": [o.replace("_", " ") for o in OUTCOMES],
-        "verdicts": VERDICTS,
-        "reasons": [r.replace("_", " ") for r in REASONS],
+        "outcomes": [drawing.OUTCOME_STYLE[o][0] for o in OUTCOMES],
+        "verdicts": [v if v != "nonfinite" else "not finite" for v in VERDICTS],
+        "reasons": [REASON_WORDS.get(r, r.replace("_", " ")) for r in REASONS],
+        "skipped": VERDICTS.index("skipped"),
         "causes": cause_words,
         "variants": [_variant(v) for v in results.shown],
         "scenarios": [

@@ -253,10 +253,10 @@ def _tex_word(word: str) -> str:
     return r"\text{" + re.sub(r"([_%&#$^{}\\~])", lambda m: "\\_" if m[1] == "_" else " ", word) + "}"
 
 
-def text_of(cls: type[Model]) -> str:
-    """Returns the vector field as its author wrote it, without its docstring; empty where that is no page to read."""
+def text_of(method: Callable[..., Any]) -> str:
+    """Returns a method as its author wrote it, without its docstring; empty where that is no page to read."""
     try:
-        text = _without_docstring(textwrap.dedent(inspect.getsource(cls.vector_field)))
+        text = _without_docstring(textwrap.dedent(inspect.getsource(method)))
     except (OSError, TypeError, SyntaxError):
         return ""
     return text if len(text) <= MOST_TEXT else ""

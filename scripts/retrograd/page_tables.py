@@ -53,7 +53,7 @@ def verdict_table(results: Results) -> list[dict[str, Any]]:
                 "counts": [int((results.outcome[i] == c).sum()) for c in range(len(OUTCOMES))],
                 "median": median(attempts),
                 "most": _largest(attempts),
-                "error": _largest(figures.relative(treated.difference, treated)[:, m]),
+                **_worst(treated, m),
                 "steady": steady,
                 "rescued": rescued(results, i),
                 "digits": _least(results.summary["ode_digits"].values[i]),
@@ -61,6 +61,15 @@ def verdict_table(results: Results) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _worst(treated: Treated, m: int) -> dict[str, float]:
+    """Returns the largest error by a method, relative to the scenario's largest |fd|, and the bound there."""
+    error, bound = (figures.relative(v, treated)[:, m] for v in (treated.difference, treated.bound))
+    if not np.isfinite(error).any():
+        return {"error": np.nan, "bound": np.nan}
+    at = np.unravel_index(np.nanargmax(np.where(np.isfinite(error), error, np.nan)), error.shape)
+    return {"error": float(error[at]), "bound": float(bound[at])}
 
 
 def method_table(results: Results) -> list[dict[str, Any]]:
@@ -217,7 +226,13 @@ def failure_table(results: Results) -> list[dict[str, Any]]:
                 )
         # Of many variants those that it hit most.
         keep = sorted(range(len(rows)), key=lambda r: -rows[r]["count"])[:MOST_VARIANTS]
-        told = {"code": name, "words": words, "advice": advice, "said": [said[r] for r in keep[:MOST_SAID]]}
+        told = {
+            "code": name,
+            "number": code,
+            "words": words,
+            "advice": advice,
+            "said": [said[r] for r in keep[:MOST_SAID]],
+        }
         out.append(told | {"rows": [rows[r] for r in sorted(keep)], "left_out": len(rows) - len(keep)})
     return out
 
@@ -275,6 +290,7 @@ def scenario_table(results: Results) -> tuple[list[dict[str, Any]], int]:
             cells.append(
                 {
                     "code": int(results.outcome[v, s]),
+                    "cause": int(cause[v, s]),
                     "sign": SHORT[name][0],
                     "words": SHORT[name][1],
                     "why": why,

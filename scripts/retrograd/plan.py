@@ -386,7 +386,6 @@ class Plan:
                 "gradient_of": {v: self.study.gradient_of(v) for v in self.variants},
                 "stages": [*self.stages, *(["fit"] if self.study.measured else [])],
                 # Of those that are not built in: to be pasted into another study's config.
-                "publication": self.study.publication.model_dump(mode="json"),
                 "defined": {v: self.study.variant(v).model_dump(mode="json") for v in self.study.define_variants},
             }
         )

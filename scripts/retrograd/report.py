@@ -17,7 +17,7 @@ from retrograd.comparison_page import told as comparison_told
 from retrograd.pages import number, pages, shown_path, write
 from retrograd.results import Results
 from retrograd.schema import CAUSES, OUTCOMES, VERDICTS
-from retrograd.wording import CAUSE_WORDS, OUTCOME_MEANING, describe, verdict
+from retrograd.wording import CAUSE_WORDS, METHOD_WORDS, OUTCOME_MEANING, describe, lead, verdict, wrt_words
 
 FIGURES = {**figures.FIGURES, **atlas_figures.FIGURES, **fit_figures.FIGURES}
 TEMPLATE = "report.html.j2"
@@ -131,26 +131,20 @@ def model_told(results: Results) -> dict[str, Any]:
         "text": str(attrs.get("vector_field", "")),
         "networks": json.loads(attrs.get("networks", "{}")),
         "jump_times": json.loads(attrs.get("jump_times", "[]")),
-        "structure": str(attrs.get("structure", "")) if attrs.get("n_weights", 0) else "",
+        "loss": str(attrs.get("loss", "")),
     }
 
 
 def bibtex(results: Results) -> str:
-    """Returns what to cite in BibTeX: the study where it names its authors, and the software."""
-    about = results.settings.get("publication", {})
-    plain = lambda text: "".join(c for c in text if c not in "{}\\")
-    entries = []
-    if about.get("authors"):
-        fields = {
-            "author": " and ".join(plain(a["name"]) for a in about["authors"]),
-            "title": f"{{{plain(about.get('title') or f'{results.study}: a study made with Retrograd')}}}",
-            "year": (about.get("date") or "")[:4],
-            "doi": plain(about.get("doi") or ""),
-        }
-        entries.append(("dataset", results.study, fields))
-    fields = {"author": "{The Retrograd developers}", "title": "{Retrograd}", "version": __version__}
-    entries.append(("software", "retrograd", fields))
-    told = lambda fields: "".join(f"  {key} = {{{value}}},\n" for key, value in fields.items() if value)
+    """Returns what to cite in BibTeX: the study, by the content of its summary, and the software."""
+    content = str(results.summary.attrs.get("retrograd_content_sha256", ""))
+    study = {
+        "title": f"{{The study {results.study}}}",
+        "note": f"results of Retrograd, content of summary.nc {content}",
+    }
+    software = {"author": "{The Retrograd developers}", "title": "{Retrograd}", "version": __version__}
+    told = lambda fields: "".join(f"  {key} = {{{value}}},\n" for key, value in fields.items())
+    entries = (("misc", results.study, study), ("software", "retrograd", software))
     return "\n".join(f"@{kind}{{{key},\n{told(fields)}}}" for kind, key, fields in entries)
 
 
@@ -226,6 +220,12 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
         model=model_told(results),
         details=Markup(_as_script(detailed)),
         n_details=len(detailed["scenarios"]),
+        lead=lead(results),
+        wrt_told=wrt_words(results),
+        methods_told=[(name, METHOD_WORDS[name]) for name in best.methods],
+        without_ratio=figures.without_ratio(best),
+        files_of={key: shown_path(results.settings["study"]["model"].get(key)) for key in ("plugin", "weights")}
+        | {"scenarios": shown_path(results.settings["study"].get("scenarios"))},
         compared=comparison_told(results.comparison),
         bibtex=bibtex(results),
         times=[float(t) for t in best.dynamics["model_time"].values],

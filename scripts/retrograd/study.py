@@ -163,7 +163,7 @@ class Author(Part):
 
 
 class Publication(Part):
-    """What an archive and the report say of the study besides its numbers; no number depends on it."""
+    """What an archive says of the study besides its numbers; nothing else depends on it."""
 
     title: Text | None = Field(default=None, description="title; null: made of the study's name")
     description: Text | None = Field(default=None, description="a paragraph about the study")

@@ -163,7 +163,8 @@ def export(model: Model, provenance: store.Provenance, path: str) -> None:
         weights_sha256=weights_digest(model),
         model_class=cls.__name__,
         description=description_of(cls),
-        vector_field=text_of(cls),
+        vector_field=text_of(cls.vector_field),
+        loss="" if cls.loss is Model.loss else text_of(cls.loss),
         networks=json.dumps(networks(model), ensure_ascii=False),
         jump_times=json.dumps(list(cls.jump_times)),
         # Functions print with their address in memory, which differs from run to run.

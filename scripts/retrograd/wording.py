@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from retrograd.pages import number
 from retrograd.rescue import dotted
 from retrograd.results import Results, Treated
@@ -78,7 +80,8 @@ CAUSE_WORDS = {
     ),
     "inner_solve_failed": (
         "the implicit equations of a step could not be solved",
-        "The inner iteration did not converge. Use nonlinear.method: newton, then a smaller first step "
+        "The inner iteration did not converge, or it does with the same values taken alone: then rounding decides. Use "
+        "nonlinear.method: newton, then a smaller first step "
         "(controller.dt0) or another solver.",
     ),
     "step_size_collapsed": (
@@ -166,6 +169,45 @@ def verdict(results: Results, treated: Treated) -> str:
     return f"{sentence}{'; ' if rest else ''}{', '.join(rest)}."
 
 
+METHOD_WORDS = {
+    "replay": "adjoint of the recorded steps, walked backwards; adaptive steps are not taken again",
+    "forward": "tangent of the recorded steps, walked forwards",
+    "checkpoint": "diffrax’s default, backwards through an adaptive solve of its own, rejected attempts included",
+    "backsolve": "diffrax’s continuous adjoint, an ODE solved backwards in time",
+}
+
+
+def lead(results: Results) -> str:
+    """Returns what the study found, in one sentence."""
+    best, total = results.best, len(results.scenarios)
+    told = f"{best.name} verifies {results.verified(best)} of {total} gradients"
+    attempts = results.attempts[results.index(best)]
+    told += (
+        f", in {number(float(np.median(attempts)), 3)} attempted steps a scenario (median)" if attempts.any() else ""
+    )
+    others = [results.verified(v) for v in results.variants if v is not best]
+    if not others:
+        return f"{told}."
+    low, high = min(others), max(others)
+    many = "the other variant" if len(others) == 1 else f"the {len(others)} other variants"
+    return f"{told}; {many} verif{'ies' if len(others) == 1 else 'y'} {low if low == high else f'{low} to {high}'}."
+
+
+def wrt_words(results: Results) -> list[str]:
+    """Returns what the names of derivatives mean, for those that a study has."""
+    wrt, out = results.best.wrt, []
+    if any(name.endswith("@steady") for name in wrt):
+        out.append("@steady is a parameter before the switch, which sets the start; @dynamic the same one after it")
+    drawn = [name for name in wrt if name.startswith("network[")]
+    if drawn:
+        asked = results.settings["study"].get("gradient", {})
+        out.append(
+            f"{drawn[0]}{f' to {drawn[-1]}' if len(drawn) > 1 else ''} go along random directions in all weights "
+            f"of the network together (seed {asked.get('seed', 0)}), not along single ones"
+        )
+    return out
+
+
 def _setting_words(key: str, value: Any) -> str:
     """Returns what a setting does, in words."""
     if isinstance(value, float):
@@ -199,7 +241,7 @@ def _setting_words(key: str, value: Any) -> str:
         what = {"root": "the steady state by root finding", "integrate": "the steady state by integration"}
         return what.get(value, str(value))
     if key == "rescue":
-        return f"where it fails, a ladder of other treatments ({value})" if value else "no ladder where it fails"
+        return f"where it fails, other tries one by one ({value})" if value else "no other try where it fails"
     if key == "segments":
         return f"solved in {len(value)} segments" if value else "solved in one go"
     if key.startswith("nonlinear."):
@@ -253,19 +295,17 @@ def describe(results: Results) -> list[dict[str, Any]]:
             points = [_setting_words(k, own[k]) for k in told if k in own]
         else:
             changed = [k for k in _settings_in_order(own) if own[k] != wanted.get(k)]
-            points = [f"{_setting_words(k, own[k])} (not {_bare(k, wanted.get(k))})" for k in changed]
+            points = [_setting_words(k, own[k]) + _instead_of(k, wanted.get(k)) for k in changed]
         out.append({"name": treated.name, "base": treated is base, "points": points or ["the same settings"]})
     return out
 
 
-def _bare(key: str, value: Any) -> str:
-    """Returns a setting's value alone, for the bracket behind another one."""
-    if key == "guard":
-        return "bounded" if value else "unbounded"
-    if key == "rescue":
-        return "a ladder" if value else "none"
+def _instead_of(key: str, value: Any) -> str:
+    """Returns a bracket with the value that another variant has; of what is there or not, none is needed."""
+    if key in ("guard", "rescue"):
+        return ""
     if key == "segments":
-        return f"{len(value)} segments" if value else "one go"
+        return f" (not {len(value)} segments)" if value else " (not in one go)"
     if isinstance(value, float):
-        return number(value, 3)
-    return "left free" if value is None else str(value)
+        value = number(value, 3)
+    return f" (not {'left free' if value is None else value})"

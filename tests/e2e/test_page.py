@@ -149,7 +149,7 @@ def test_a_scenario_opens_by_keyboard_and_tells_what_happened(opened):
     assert page.inner_text("#scenario-name") == "s01"
     page.select_option("#scenario-variant", label="naive")
     text = page.inner_text("#scenario-content")
-    assert "Forward failed: the attempts ran out (max_steps)." in text
+    assert "Forward solve failed: the attempts ran out (max_steps)." in text
     assert "Verified under\nrecommended" in text
     titles = page.eval_on_selector_all("dialog figcaption", "all => all.map(n => n.textContent)")
     assert titles == ["x0 over time", "x1 over time", "Steps"]

@@ -106,7 +106,7 @@ def test_what_has_no_formula_is_left_out():
 def test_words_and_text_of_a_model():
     assert eq.description_of(Plain) == "A substance decays.\n\nTwice."
     assert eq.description_of(Loop) == ""
-    text = eq.text_of(Plain)
+    text = eq.text_of(Plain.vector_field)
     assert text.startswith("def vector_field(self, t, x, k):\n    a, b = x") and "Says nothing" not in text
 
 
