@@ -76,7 +76,7 @@ def told(ds: xr.Dataset | None) -> dict[str, Any] | None:
         return None
     verdict = overall(ds)
     words = {"verdict": in_words(verdict)[0], "meaning": in_words(verdict)[2], "bad": verdict == DIFFERENT}
-    return words | {"variants": variant_rows(ds), "items": item_rows(ds)}
+    return words | {"variants": variant_rows(ds), "differing": item_rows(ds)}
 
 
 def item_rows(ds: xr.Dataset) -> list[dict[str, str]]:

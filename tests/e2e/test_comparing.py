@@ -12,6 +12,7 @@ import xarray as xr
 from pipeline import CONFIG, SCENARIOS, WEIGHT, copy_repository, snakemake, write_weights
 
 import retrograd
+from retrograd import results
 from retrograd.schema import AGREEMENT
 
 COMPARE = ("--config", "reference=results/tiny")
@@ -59,6 +60,22 @@ def test_a_run_is_identical_to_itself(repository: Path):
     assert "identical to the bit" in page
     assert "Environment, config, inputs and code are the same." in page
     assert not re.search(r"(?:src|href)=.https?:", page)
+
+
+@pytest.mark.slow
+def test_the_next_report_tells_of_it(repository: Path):
+    page = repository / "results/tiny/report/index.html"
+    snakemake(repository, "compare", "--configfile", "tiny.yaml", *COMPARE)
+    assert "Identical to the bit." not in page.read_text()
+    run = snakemake(repository, "--configfile", "tiny.yaml")
+    assert run.returncode == 0, run.stdout
+    assert set(re.findall(r"^(?:local)?rule (\w+):", run.stdout, re.MULTILINE)) <= {"report", "all"}
+    assert "Identical to the bit." in page.read_text()
+    again = snakemake(repository, "--configfile", "tiny.yaml")
+    assert "Nothing to be done" in again.stdout
+    # Of other files than these it says nothing.
+    made = repository / "results/tiny/comparison/comparison.nc"
+    assert results._compared(str(made), {"own/gradients": "0" * 64}) is None
 
 
 @pytest.mark.slow
