@@ -122,6 +122,7 @@ def test_exchanged_scenarios_are_found_and_named(repository: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_another_tolerance_is_found_and_named(repository: Path):
     run = compare(repository, "rtol", CONFIG.replace("rtol: 1.0e-6", "rtol: 1.0e-5"))
     assert run.returncode != 0

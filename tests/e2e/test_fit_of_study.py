@@ -114,6 +114,7 @@ def test_a_table_that_is_not_that_of_the_fit_is_found(archived: Path, change: st
     assert {f.file for f in inspect(tmp_path / "bad.zip", pipeline.ROOT).findings} == {TABLE}
 
 
+@pytest.mark.exhaustive
 def test_computed_anew_it_is_the_same(archived: Path):
     made = archived / "results/archives/approach.zip"
     run = pipeline.snakemake(

@@ -238,6 +238,7 @@ def test_the_replay_gradient_is_the_one_of_jax_through_the_same_steps():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_default_adjoint_of_a_guarded_chord_is_never_refuted():
     # Its own stages are solved to a tolerance, its own steps may be others: both belong to its error bar.
     guard = {"x_max": 100.0, "dx_fill": 1e30}
