@@ -179,6 +179,8 @@ def test_the_steps_are_the_recorded_ones(opened, path: Path):
 def test_a_link_leads_to_a_scenario(opened):
     page = opened("#scenario=s05")
     assert page.inner_text("#scenario-name") == "s05"
+    page.evaluate("location.hash = '#scenario=s07'")
+    page.wait_for_function("document.getElementById('scenario-name').textContent === 's07'")
 
 
 def test_a_hostile_name_is_text(opened):
