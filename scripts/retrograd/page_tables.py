@@ -63,6 +63,15 @@ def verdict_table(results: Results) -> list[dict[str, Any]]:
     return rows
 
 
+def fewest_digits(results: Results) -> tuple[float, str] | None:
+    """Returns the fewest ODE digits under the best variant, and in which scenario; None where none are known."""
+    digits = results.summary["ode_digits"].values[results.index(results.best)]
+    if not np.isfinite(digits).any():
+        return None
+    at = int(np.nanargmin(np.where(np.isfinite(digits), digits, np.nan)))
+    return float(digits[at]), results.scenarios[at]
+
+
 def _worst(treated: Treated, m: int) -> dict[str, float]:
     """Returns the largest error by a method, relative to the scenario's largest |fd|, and the bound there."""
     error, bound = (figures.relative(v, treated)[:, m] for v in (treated.difference, treated.bound))

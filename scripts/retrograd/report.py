@@ -221,6 +221,7 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
         details=Markup(_as_script(detailed)),
         n_details=len(detailed["scenarios"]),
         lead=lead(results),
+        fewest=page_tables.fewest_digits(results),
         wrt_told=wrt_words(results),
         methods_told=[(name, METHOD_WORDS[name]) for name in best.methods],
         without_ratio=figures.without_ratio(best),

@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -401,4 +402,9 @@ def test_snakemakes_own_report(finished_run, tmp_path):
     target = tmp_path / "report.zip"
     run = pipeline.snakemake(finished_run, "--configfile", "tiny.yaml", "--report", target)
     assert run.returncode == 0, run.stdout
-    assert target.stat().st_size > 100_000
+    with zipfile.ZipFile(target) as packed:
+        inside = {Path(name).name: packed.read(name) for name in packed.namelist()}
+    # Our page as it stands, and each figure.
+    page = (finished_run / "results/tiny/report/index.html").read_bytes()
+    assert page in inside.values()
+    assert len([name for name in inside if name.endswith(".svg")]) >= 10
