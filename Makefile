@@ -54,7 +54,7 @@ test: $(VENV)/.dev  ## the test suite
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not exhaustive' $(PYTEST_ARGS)
 
 exhaustive: $(VENV)/.dev  ## what the test suite leaves out: more of the same kinds, for a release (half an hour)
-	PATH="$(CURDIR)/$(BIN):$$PATH" RETROGRAD_FUZZ=10 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'exhaustive' $(PYTEST_ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" RETROGRAD_FUZZ=20 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'exhaustive' $(PYTEST_ARGS)
 
 faults: $(VENV)/.dev  ## runs that are killed and files that are damaged, on purpose: a table of what came of it (15 minutes)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python scripts/make_faults.py --out results/faults.md

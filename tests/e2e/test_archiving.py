@@ -125,6 +125,7 @@ def test_its_judge_takes_the_archive_without_network(unpacked, tmp_path):
     assert judged(broken).returncode == 1
 
 
+@pytest.mark.exhaustive
 def test_the_same_bytes_in_another_folder_by_another_user_on_another_day(archived, tmp_path):
     other = tmp_path / "some where else" / "ü"
     shutil.copytree(archived, other, symlinks=True)
@@ -340,6 +341,7 @@ def test_the_unpacked_archive_packs_itself_again(archived, unpacked, tmp_path, m
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_unpacked_archive_computes_itself_again(archived, unpacked, tmp_path):
     folder = tmp_path / "there"
     shutil.copytree(unpacked, folder)

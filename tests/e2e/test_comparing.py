@@ -135,6 +135,7 @@ def test_another_tolerance_is_found_and_named(repository: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_changed_line_of_the_vector_field_is_found_and_named(repository: Path):
     plugin = (repository / "models/tiny.py").read_text()
     changed = plugin.replace("(level - x[0]),", "(level - x[0]) * (1 + 1e-9),")
@@ -165,6 +166,7 @@ def test_a_changed_line_of_the_vector_field_is_found_and_named(repository: Path)
         ),
     ],
 )
+@pytest.mark.exhaustive
 def test_what_only_the_plugin_says_is_found_and_named(repository: Path, study, old, new, first, reason):
     plugin = (repository / "models/tiny.py").read_text()
     assert old in plugin

@@ -127,6 +127,7 @@ def test_computed_anew_it_is_the_same(archived: Path):
     assert packing.beside(FIT) == [TABLE]
 
 
+@pytest.mark.exhaustive
 def test_a_failed_scenario_is_a_result(archived: Path):
     (archived / "failed.yaml").write_text(CONFIG.replace("study: approach", "study: failed").replace(".tsv", "2.tsv"))
     # No steady state without a rate.

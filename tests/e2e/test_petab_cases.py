@@ -22,12 +22,12 @@ from retrograd.weight_formats import parameter_arrays
 
 SHARED = Path(__file__).parents[3] / "shared" / "cases"
 CASES = [
-    *("petab_v2/0004", "sciml/004", "sciml/023", "bench/Boehm_JProteomeRes2014"),
+    *("petab_v2/0004", "sciml/004", "bench/Boehm_JProteomeRes2014"),
     *(
         pytest.param(case, marks=pytest.mark.exhaustive)
         for case in (
             *(f"petab_v2/{n}" for n in ("0001", "0002", "0009", "0017")),
-            *(f"sciml/{n}" for n in ("001", "002", "036")),
+            *(f"sciml/{n}" for n in ("001", "002", "023", "036")),
         )
     ),
 ]

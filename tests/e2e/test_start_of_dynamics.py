@@ -111,6 +111,7 @@ def test_a_run_is_identical_to_itself(repository: Path):
     assert verdict("replayed", "dynamics.step_x") == "identical"
 
 
+@pytest.mark.exhaustive
 def test_another_start_is_found_and_named(repository: Path):
     changed = PLUGIN.replace('k["dose"] * x[1],', 'k["dose"] * x[1] * (1 + 1e-7),')
     assert changed != PLUGIN
@@ -146,6 +147,7 @@ def test_debug_begins_where_the_study_does(repository: Path):
     np.testing.assert_array_equal([float(v) for v in start[1].split(",")], recorded)
 
 
+@pytest.mark.exhaustive
 def test_benchmarks_begin_there(repository: Path):
     run = pipeline.snakemake(repository, "benchmark", "--configfile", "dosed.yaml")
     assert run.returncode == 0, run.stdout

@@ -78,7 +78,7 @@ def _at_root(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["recommended", "fast"])
+@pytest.mark.parametrize("variant", ["recommended", pytest.param("fast", marks=pytest.mark.exhaustive)])
 @pytest.mark.usefixtures("_at_root")
 def test_neither_chunk_size_nor_order_changes_a_bit(variant: str):
     stages = Stages(variant)
@@ -104,7 +104,7 @@ def test_neither_chunk_size_nor_order_changes_a_bit(variant: str):
     assert differ == set()
 
 
-@pytest.mark.parametrize("variant", ["recommended", "fast"])
+@pytest.mark.parametrize("variant", ["recommended", pytest.param("fast", marks=pytest.mark.exhaustive)])
 @pytest.mark.usefixtures("_at_root")
 def test_the_place_in_a_batch_changes_no_bit(variant: str):
     # A product of a network with all rows of a batch rounds those at the end of a tile otherwise, once it is large.

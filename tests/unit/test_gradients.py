@@ -51,6 +51,7 @@ def stiff():
     return problem, recorded, gradient_table(problem, recorded)
 
 
+@pytest.mark.exhaustive
 def test_every_replay_gradient_of_the_stiff_grid_is_verified(stiff):
     _, _, table = stiff
     assert set(words(table["verdict"][:, 0])) == {"verified"}

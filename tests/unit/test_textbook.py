@@ -208,7 +208,10 @@ def test_tangent_and_adjoint_agree_to_rounding(name: str, setting: str):
     assert np.max(np.abs(replay - forward)) <= rounding * np.max(np.abs(replay))
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    "setting",
+    [pytest.param(s, marks=[pytest.mark.exhaustive] if ("signalling", s) in LONGEST else []) for s in SETTINGS],
+)
 def test_conserved_totals_stay(setting: str):
     totals: dict[str, tuple[Any, float]] = {
         "robertson": (lambda x: x.sum(axis=1), 1.0),

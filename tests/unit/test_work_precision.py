@@ -14,6 +14,7 @@ from retrograd.store import build
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.exhaustive
 def test_errors_fall_with_the_tolerance():
     k = grid()[[0, 40, 70]]
     chunk = Chunk(["mild", "stiff", "stiffer"], k, k, np.full((3, 2), np.nan))
