@@ -372,14 +372,25 @@ def outcome_maps(results: Results, figure: FigureBase) -> None:
     _legend(figure, outcome_patches(results))
 
 
+def _ratios(results: Results) -> np.ndarray:
+    """Returns the stiffness ratios of the scenarios that are drawn, under the best variant; NaN where there is none."""
+    ratio = results.best.dynamics["stiffness_ratio"].values.astype(float)[plotted_scenarios(results)]
+    return np.where(np.isfinite(ratio) & (ratio > 0), ratio, np.nan)
+
+
+def without_ratio(results: Results) -> bool:
+    """Returns whether the figure over stiffness has scenarios without a ratio."""
+    return "stiffness_ratio" in results.best.dynamics and bool(np.isnan(_ratios(results)).any())
+
+
 def stiffness(results: Results, figure: FigureBase) -> None:
     """Draws the outcome of every scenario over its stiffness ratio under the best variant, one row a variant."""
     if "stiffness_ratio" not in results.best.dynamics:
         empty(figure, "These results hold no stiffness ratio.")
         return
     variants, scenarios = results.shown, plotted_scenarios(results)
-    ratio = results.best.dynamics["stiffness_ratio"].values.astype(float)[scenarios]
-    known = np.isfinite(ratio) & (ratio > 0)
+    ratio = _ratios(results)
+    known = np.isfinite(ratio)
     if not known.any():
         empty(figure, "No scenario has a stiffness ratio.")
         return

@@ -13,7 +13,7 @@ import numpy as np
 from retrograd import drawing, figures
 from retrograd.results import Results, Treated, spread
 from retrograd.schema import OUTCOMES, REASONS, STEADY_STATUS, VERDICTS
-from retrograd.wording import REASON_WORDS
+from retrograd.wording import REASON_WORDS, VERDICT_WORDS
 
 # Scenarios times variants: some 5 kB each, so that a page stays within a few megabytes.
 MOST_PAIRS = 480
@@ -22,6 +22,13 @@ MOST_POINTS = 80
 MOST_ATTEMPTS = 120
 MOST_WRT = 16
 MOST_VALLEYS = 6
+
+
+def worst_first(results: Results) -> np.ndarray:
+    """Returns all scenarios, as indices: first those that fail under the best, then most variants, then costly ones."""
+    i = results.index(results.best)
+    failing = (results.outcome != 0).sum(axis=0)
+    return np.lexsort((-results.attempts[i], -failing, results.outcome[i] == 0))
 
 
 def chosen(results: Results) -> list[int]:
@@ -34,12 +41,10 @@ def chosen(results: Results) -> list[int]:
     room = max(MOST_PAIRS // max(len(results.shown), 1), 1)
     if total <= room:
         return list(range(total))
-    best = results.index(results.best)
-    failing = (results.outcome != 0).sum(axis=0)
-    worst = np.lexsort((-results.attempts[best], -failing, results.outcome[best] == 0))
-    worst = worst[failing[worst] > 0][: (room + 1) // 2]
-    others = np.setdiff1d(np.argsort(results.attempts[best], kind="stable"), worst, assume_unique=True)
-    others = others[np.argsort(results.attempts[best][others], kind="stable")]
+    order = worst_first(results)
+    worst = order[(results.outcome != 0).any(axis=0)[order]][: (room + 1) // 2]
+    others = np.argsort(results.attempts[results.index(results.best)], kind="stable")
+    others = others[~np.isin(others, worst)]
     return sorted(int(s) for s in [*worst, *spread(others, room - len(worst))])
 
 
@@ -55,7 +60,7 @@ def page_data(results: Results, cause_words: Any) -> dict[str, Any]:
         "parameters": parameters,
         "time": best.time_unit,
         "outcomes": [drawing.OUTCOME_STYLE[o][0] for o in OUTCOMES],
-        "verdicts": [v if v != "nonfinite" else "not finite" for v in VERDICTS],
+        "verdicts": [VERDICT_WORDS.get(v, v) for v in VERDICTS],
         "reasons": [REASON_WORDS.get(r, r.replace("_", " ")) for r in REASONS],
         "skipped": VERDICTS.index("skipped"),
         "causes": cause_words,
@@ -113,9 +118,8 @@ def _trajectory(treated: Treated, s: int) -> dict[str, Any]:
         return {}
     # Evenly by what each step adds to the curves, so that the points lie where something happens.
     with np.errstate(all="ignore"):
-        size = np.nanmax(np.where(np.isfinite(x), x, np.nan), axis=0) - np.nanmin(
-            np.where(np.isfinite(x), x, np.nan), axis=0
-        )
+        finite = np.where(np.isfinite(x), x, np.nan)
+        size = np.nanmax(finite, axis=0) - np.nanmin(finite, axis=0)
         moved = np.nansum(np.abs(np.diff(x, axis=0)) / np.where(size > 0, size, 1.0), axis=1)
     even = np.full(len(moved), 1.0 / len(moved))
     way = np.concatenate([[0.0], np.cumsum(even + moved / max(float(moved.sum()), 1e-300))])

@@ -143,12 +143,6 @@ def shown_sweeps(results: Results) -> tuple[list[int], list[int]]:
     return [int(j) for j in columns], [int(s) for s in spread(order, 3)]
 
 
-def without_ratio(treated: Treated) -> bool:
-    """Returns whether a scenario has no stiffness ratio under a variant."""
-    ratio = treated.dynamics["stiffness_ratio"].values.astype(float) if "stiffness_ratio" in treated.dynamics else None
-    return ratio is not None and not bool((np.isfinite(ratio) & (ratio > 0)).all())
-
-
 def relative(values: np.ndarray, treated: Treated) -> np.ndarray:
     """Returns numbers (scenario, ..., wrt) over the scenario's largest |fd|; NaN where that is 0."""
     size = treated.size.reshape((-1,) + (1,) * (values.ndim - 1))

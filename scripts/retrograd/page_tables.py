@@ -285,9 +285,7 @@ def scenario_table(results: Results) -> tuple[list[dict[str, Any]], int]:
     total = len(results.scenarios)
     keep = np.arange(total)
     if total > MOST_SCENARIOS:
-        failing = (results.outcome != 0).sum(axis=0)
-        first = np.lexsort((-results.attempts[i], -failing, results.outcome[i] == 0))
-        keep = np.sort(list(dict.fromkeys([*details.chosen(results), *first]))[:MOST_SCENARIOS])
+        keep = np.sort(list(dict.fromkeys([*details.chosen(results), *details.worst_first(results)]))[:MOST_SCENARIOS])
     cause = results.summary["cause"].values
     rungs = [ds["rung_name"].values for ds in (results.best.steady, results.best.dynamics) if ds is not None]
     rows = []

@@ -17,7 +17,16 @@ from retrograd.comparison_page import told as comparison_told
 from retrograd.pages import number, pages, shown_path, write
 from retrograd.results import Results
 from retrograd.schema import CAUSES, OUTCOMES, VERDICTS
-from retrograd.wording import CAUSE_WORDS, METHOD_WORDS, OUTCOME_MEANING, describe, lead, verdict, wrt_words
+from retrograd.wording import (
+    CAUSE_WORDS,
+    METHOD_WORDS,
+    OUTCOME_MEANING,
+    VERDICT_WORDS,
+    describe,
+    lead,
+    verdict,
+    wrt_words,
+)
 
 FIGURES = {**figures.FIGURES, **atlas_figures.FIGURES, **fit_figures.FIGURES}
 TEMPLATE = "report.html.j2"
@@ -198,7 +207,7 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
         # Our own serialisation of a parsed SVG: every text in it is escaped.
         svg={n: Markup(drawing.inline(svgs[n], n, labels[n])) if n in svgs else "" for n in FIGURES},
         outcomes=[(n, drawing.OUTCOME_STYLE[n][0], OUTCOME_MEANING[n]) for n in OUTCOMES],
-        verdicts=VERDICTS,
+        verdicts=[VERDICT_WORDS.get(v, v) for v in VERDICTS],
         rows=page_tables.verdict_table(results),
         shown=[v.name for v in results.shown],
         main_effects=remedies.effect_rows(results, "main"),
@@ -224,7 +233,7 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
         fewest=page_tables.fewest_digits(results),
         wrt_told=wrt_words(results),
         methods_told=[(name, METHOD_WORDS[name]) for name in best.methods],
-        without_ratio=figures.without_ratio(best),
+        without_ratio=atlas_figures.without_ratio(results),
         files_of={key: shown_path(results.settings["study"]["model"].get(key)) for key in ("plugin", "weights")}
         | {"scenarios": shown_path(results.settings["study"].get("scenarios"))},
         compared=comparison_told(results.comparison),

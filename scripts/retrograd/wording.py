@@ -146,6 +146,9 @@ CAUSE_WORDS = {
 }
 
 
+# Of verdicts whose code is no word.
+VERDICT_WORDS = {"nonfinite": "not finite"}
+
 # Of derivatives that are not verified.
 REASON_WORDS = {
     "differs": "differ from FD",
