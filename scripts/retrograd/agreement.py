@@ -6,7 +6,7 @@ different. Where one of these limits spans the quantity itself, agreement within
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ import numpy as np
 from retrograd.schema import AGREEMENT
 
 IDENTICAL, ROUNDING, SOLVER, NOT_COMPARABLE, DIFFERENT, NOT_COMPARED = range(len(AGREEMENT))
+# What is compared, in the order in which one is made of the other.
+STAGES = ("study", "model", "steady_state", "dynamics", "gradients")
 # Agreement within this share of a quantity's own size is information; within more it is none.
 RESOLUTION = 0.1
 # Units in the last place, of the quantity's size, that any two computations of a value may differ by: where a part of
@@ -144,6 +146,16 @@ def worst_of(codes: np.ndarray) -> np.ndarray:
         return np.full(codes.shape[:-1], NOT_COMPARED, np.int8)
     at = np.argmax(RANK[codes], axis=-1)
     return np.take_along_axis(codes, at[..., None], axis=-1)[..., 0]
+
+
+def counted(found: Mapping[tuple[str, str], Weighed]) -> dict[tuple[str, str], Weighed]:
+    """Returns the verdicts that count: a replay within rounding is the best there can be, and lowers none."""
+    return {key: w for key, w in found.items() if key[0] == "free" or w.verdict != ROUNDING}
+
+
+def verdict_of(found: Mapping[tuple[str, str], Weighed]) -> int:
+    """Returns the verdict on a variant."""
+    return int(worst_of(np.array([w.verdict for w in counted(found).values()])))
 
 
 def _most(values: np.ndarray) -> float:

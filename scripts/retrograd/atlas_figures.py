@@ -232,19 +232,25 @@ def shown_evaluation(results: Results) -> tuple[Treated, int] | None:
         dynamics = treated.dynamics
         if not {"attempt_start", "attempt_end", "attempt_accepted", "attempt_finite"} <= set(dynamics):
             continue
-        accepted = dynamics["attempt_accepted"].values.astype(bool)
-        finite = dynamics["attempt_finite"].values.astype(bool)
+        accepted, finite = (dynamics[f"attempt_{what}"].values.astype(bool) for what in ("accepted", "finite"))
         # What failed has no backward pass.
-        for s in np.flatnonzero((dynamics["status"].values == 0) & (dynamics["attempt_count"].values > 0)):
-            mine = treated.attempts(int(s))
-            calm, whole = bool(accepted[mine].all()), bool((accepted | finite)[mine].all())
-            solved.append((calm, whole, mine.stop - mine.start, int(s), treated))
+        rows = np.flatnonzero((dynamics["status"].values == 0) & (dynamics["attempt_count"].values > 0))
+        start, stop = treated.bounds("attempt")[rows], treated.bounds("attempt")[rows + 1]
+        calm, whole = (_none_between(~every, start, stop) for every in (accepted, accepted | finite))
+        columns = (found.tolist() for found in (calm, whole, stop - start, rows))
+        solved += [(*found, treated) for found in zip(*columns, strict=True)]
         if any(not calm for calm, *_ in solved):
             break
     if not solved:
         return None
     *_, s, treated = min(solved, key=lambda found: found[:4])
     return treated, s
+
+
+def _none_between(flags: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Returns whether none of flags[start:stop] is set, for arrays of starts and stops."""
+    before = np.concatenate([[0], np.cumsum(flags)])
+    return before[stop] == before[start]
 
 
 def phases(treated: Treated, scenario: int) -> list[tuple[str, np.ndarray]]:

@@ -20,6 +20,7 @@ from retrograd.agreement import (
     NOT_COMPARABLE,
     NOT_COMPARED,
     ROUNDING,
+    STAGES,
     Quantity,
     Weighed,
     by_owner,
@@ -45,7 +46,6 @@ from retrograd.weights import evaluate, n_weights
 Settings = Mapping[str, Any]
 Places = Callable[[tuple[int, ...]], str]
 
-STAGES = ("study", "model", "steady_state", "dynamics", "gradients")
 # Scenarios that are replayed: those that are furthest apart, and of the others some, evenly spread.
 MOST_REPLAYED = 256
 # Scenarios on which reasons are tried.
@@ -728,16 +728,6 @@ def found_before(n: int, found: Mapping[str, Weighed]) -> np.ndarray:
     """Returns the worst verdict of each scenario on the outcomes of the stages before the gradients."""
     codes = [found[f"{s}.status"].scenario for s in ("steady_state", "dynamics") if f"{s}.status" in found]
     return worst_of(np.stack([*codes, np.full(n, NOT_COMPARED, np.int8)], axis=1))
-
-
-def counted(found: Mapping[tuple[str, str], Weighed]) -> dict[tuple[str, str], Weighed]:
-    """Returns the verdicts that count: a replay within rounding is the best there can be, and lowers none."""
-    return {key: w for key, w in found.items() if key[0] == "free" or w.verdict != ROUNDING}
-
-
-def verdict_of(found: Mapping[tuple[str, str], Weighed]) -> int:
-    """Returns the verdict on a variant."""
-    return int(worst_of(np.array([w.verdict for w in counted(found).values()])))
 
 
 def _tolerance(settings: Mapping[str, float], x: np.ndarray) -> np.ndarray:

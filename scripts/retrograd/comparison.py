@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from retrograd import store
-from retrograd.agreement import NOT_COMPARED, Weighed, nothing_compared, worst_of
-from retrograd.comparing import STAGES, Comparison, verdict_of
+from retrograd.agreement import NOT_COMPARED, STAGES, Weighed, nothing_compared, verdict_of, worst_of
 from retrograd.schema import COMPARISON, KINDS, ORIGINS
+
+# A page shows what was compared without JAX, which is a second of each report.
+if TYPE_CHECKING:
+    from retrograd.comparing import Comparison
 
 
 def part_of(

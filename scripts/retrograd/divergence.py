@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from retrograd.agreement import DIFFERENT, IDENTICAL, NOT_COMPARED, Weighed
-from retrograd.comparing import MOST_TRIED, STAGES, Comparison, counted
+from retrograd.agreement import DIFFERENT, IDENTICAL, NOT_COMPARED, STAGES, Weighed, counted
+from retrograd.comparing import MOST_TRIED, Comparison
 from retrograd.ensemble import starts
 from retrograd.runs import Side, shapes
 from retrograd.weights import with_arrays

@@ -93,7 +93,8 @@ class Plan:
                 self._of[variant, stage] = name
                 upstream[stage] = name
         count, size = len(self.study.table.ids), self.study.chunk_size
-        self.chunk_size = automatic_size(count, len(self.works)) if size == "auto" else size
+        network = bool(self.study.model.weights) or "network" in self.study.gradient.wrt
+        self.chunk_size = automatic_size(count, len(self.works), network) if size == "auto" else size
         self._chunks = chunks(count, self.chunk_size)
 
     @property

@@ -13,7 +13,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.integrate import solve_ivp
 
 from retrograd.gradients import GradientProblem, Scenarios
 from retrograd.jumps import jumps_of, spans
@@ -142,6 +141,9 @@ class Reference:
         self, y: np.ndarray, k: np.ndarray, phase: str, start: float, stop: float, rtol: float, times: np.ndarray
     ) -> np.ndarray | None:
         """Returns states and sensitivities at some times, (time, value), None where SciPy does not get there."""
+        # Few jobs come here, and the import takes as long as a tenth of a small job.
+        from scipy.integrate import solve_ivp
+
         dk, left = self.dk[phase], EVALUATIONS
 
         def rates(t: float, y: np.ndarray) -> np.ndarray:

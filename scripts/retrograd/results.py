@@ -94,6 +94,10 @@ class Treated:
         t = np.concatenate([[0.0], ds["step_time"][mine].values])
         return t, np.concatenate([ds["x_start"].values[scenario : scenario + 1], ds["step_x"][mine].values])
 
+    def bounds(self, dim: str) -> np.ndarray:
+        """Returns where the scenarios' parts of `step` or `attempt` begin and end, shape (scenario + 1,)."""
+        return self._offsets[dim]
+
     def attempts(self, scenario: int) -> slice:
         """Returns where a scenario's attempts stand."""
         return slice(*self._offsets["attempt"][scenario : scenario + 2])

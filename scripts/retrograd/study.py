@@ -263,7 +263,7 @@ class Study(Part):
     factors: Factors | None = Field(
         default=None, description="null, or factors whose combinations are further variants"
     )
-    chunk_size: ChunkSize = Field(default="auto", description="scenarios per job [1]; auto: by the number of scenarios")
+    chunk_size: ChunkSize = Field(default="auto", description="scenarios per job [1]; auto: by their number and kind")
     gradient: Gradient = Field(default=Gradient(), description="which derivatives are formed and checked")
     benchmark: Benchmark = Field(default=Benchmark(), description="what `snakemake benchmark` measures")
     publication: Publication = Field(default=Publication(), description="what the study's archive says about it")

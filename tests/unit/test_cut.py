@@ -88,7 +88,7 @@ def test_neither_chunk_size_nor_order_changes_a_bit(variant: str):
     rng = np.random.default_rng(4)
     # Of small sizes some jobs: all of them would trace the same programs seventy times.
     jobs = {"order": [rng.permutation(count)]}
-    for size in (1, 7, 64, 1000, automatic_size(count, 3)):
+    for size in (1, 7, 64, 1000, automatic_size(count, 3, network=True)):
         cut = chunks(count, size)
         parts = [np.arange(*cut[i]) for i in rng.permutation(len(cut))[:2]]
         # One chunk of all is what the others are compared with.

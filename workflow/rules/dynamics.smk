@@ -8,6 +8,7 @@ rule dynamics_chunk:
         nc=ensure(f"{RESULTS}/chunks/dynamics/{{work}}/{{chunk}}.nc", non_empty=True),
     log:
         f"{RESULTS}/logs/dynamics/{{work}}.{{chunk}}.log",
+    priority: 1
     conda:
         "../../envs/retrograd.yaml"
     threads: 1

@@ -9,6 +9,7 @@ rule gradients_chunk:
         nc=ensure(f"{RESULTS}/chunks/gradients/{{work}}/{{chunk}}.nc", non_empty=True),
     log:
         f"{RESULTS}/logs/gradients/{{work}}.{{chunk}}.log",
+    priority: 1
     conda:
         "../../envs/retrograd.yaml"
     threads: 1

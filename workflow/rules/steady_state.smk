@@ -8,6 +8,8 @@ rule steady_state_chunk:
         ),
     log:
         f"{RESULTS}/logs/steady_state/{{work}}.{{chunk}}.log",
+    # Before the joins: they can wait, and what waits for a chunk is on the longest way.
+    priority: 1
     conda:
         "../../envs/retrograd.yaml"
     threads: 1
