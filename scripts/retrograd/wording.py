@@ -80,9 +80,9 @@ CAUSE_WORDS = {
     ),
     "inner_solve_failed": (
         "the implicit equations of a step could not be solved",
-        "The inner iteration did not converge, or it does with the same values taken alone: then rounding decides. Use "
-        "nonlinear.method: newton, then a smaller first step "
-        "(controller.dt0) or another solver.",
+        "The inner iteration of a stage (Newton or chord) did not converge in the batch. Where it converges when the "
+        "same step is repeated on its own, success depends on rounding, thus on the batch's vector width and the "
+        "machine. Use nonlinear.method: newton, then a smaller first step (controller.dt0) or another solver.",
     ),
     "step_size_collapsed": (
         "the step size shrank below what the arithmetic resolves",
