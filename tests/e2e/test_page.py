@@ -107,6 +107,24 @@ def test_nothing_is_wider_than_the_screen(opened, viewport: dict[str, int]):
     assert page.evaluate(f"{dialog}.scrollWidth <= {dialog}.clientWidth && {dialog}.offsetWidth <= innerWidth")
 
 
+def test_on_a_phone_captions_stay_and_verdicts_come_second(opened):
+    page = opened(viewport=PHONE)
+    page.click("#table tbody button")
+    page.select_option("#scenario-variant", label="recommended")
+    moved = page.eval_on_selector_all(
+        ".scroll:has(caption)",
+        """all => all.filter(n => n.checkVisibility() && n.scrollWidth > n.clientWidth).map(n => {
+          n.scrollLeft = 1e6;
+          const [outer, inner] = [n, n.querySelector("caption span")].map(e => e.getBoundingClientRect());
+          return [n.scrollLeft > 0, inner.left - outer.left, inner.right <= outer.right + 1];
+        })""",
+    )
+    assert len(moved) > 5
+    assert all(scrolled and abs(offset) <= 1 and inside for scrolled, offset, inside in moved)
+    heads = page.eval_on_selector_all("dialog table:last-of-type thead tr", "all => all.map(r => r.cells[1].textContent)")
+    assert heads[-1] == "verdict"
+
+
 def test_every_figure_and_formula_is_shown(opened):
     page = opened()
     sizes = page.eval_on_selector_all(
@@ -156,7 +174,7 @@ def test_a_scenario_opens_by_keyboard_and_tells_what_happened(opened):
     page.select_option("#scenario-variant", label="recommended")
     titles = page.eval_on_selector_all("dialog figcaption", "all => all.map(n => n.textContent)")
     assert titles == ["x0 over time", "x1 over time", "Steps", "Finite differences (bars: their bounds)"]
-    assert "k1@dynamic\t1 ± 1\u00a0×\u00a010⁻¹²\t1 ± 1\u00a0×\u00a010⁻⁹" in page.inner_text("#scenario-content")
+    assert "k1@dynamic\tverified\t1 ± 1\u00a0×\u00a010⁻¹²\t1 ± 1\u00a0×\u00a010⁻⁹" in page.inner_text("#scenario-content")
     page.click("#scenario-after")
     assert page.inner_text("#scenario-name") == "s02"
     assert page.url.endswith("#scenario=s02")
