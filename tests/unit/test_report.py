@@ -167,6 +167,49 @@ def test_every_code_has_words() -> None:
     assert set(wording.OUTCOME_MEANING) == set(drawing.OUTCOME_STYLE) == set(wording.SHORT) == set(OUTCOMES)
 
 
+DESCRIPTION = """Decay of x0 into x1.
+
+- `x0`, `x1`: amounts, as fractions
+  of the whole.
+- `k1`: the rate
+- a sentence on `k2`: none of them
+* `f` and `p`: the network and its weights.
+
+- `x0: no name`
+"""
+
+
+def test_the_docstring_tells_what_symbols_mean() -> None:
+    whole = "amounts, as fractions of the whole."
+    network = "the network and its weights."
+    assert page_tables.meanings(DESCRIPTION) == {
+        "x0": whole,
+        "x1": whole,
+        "k1": "the rate",
+        "f": network,
+        "p": network,
+    }
+    assert page_tables.meanings("") == {}
+
+
+def test_the_table_of_symbols(tmp_path: Path) -> None:
+    results = study(tmp_path, MIXED, units=("mol m-3", "K"))
+    rows, left_out = page_tables.symbol_table(results)
+    start = [("at time 0", 1.0, 1.0)]
+    assert left_out == 0
+    assert [(r["name"], r["role"], r["unit"], r["meaning"], r["wrt"], r["ranges"]) for r in rows] == [
+        ("x0", "state", "mol m-3", "", [], start),
+        ("x1", "state", "K", "", [], start),
+        ("k1", "parameter", "1", "", ["k1@dynamic", "k1@steady"], [("", 0.0, 2.0)]),
+    ]
+    assert "The model’s description gives no meanings." in report.page(results, {})
+    results.model.attrs["description"] = "- `k1`: how <fast> it is."
+    results.best.steady["k"].values[:, 0] = 5.0
+    assert page_tables.symbol_table(results)[0][2]["ranges"] == [("steady phase", 5.0, 5.0), ("dynamic phase", 0.0, 2.0)]
+    words = Page(report.page(results, {})).words
+    assert "k1 parameter 1 how <fast> it is. k1@dynamic, k1@steady steady phase: 5 ; dynamic phase: 0 to 2" in words
+
+
 def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
     ids = [
         '<script>alert("1")</script>',
