@@ -183,6 +183,26 @@ def test_a_scenario_opens_by_keyboard_and_tells_what_happened(opened):
     assert page.evaluate("document.activeElement.textContent") == "s01"
 
 
+def test_any_derivative_can_be_chosen_by_keyboard(opened, tmp_path: Path):
+    wrt = tuple(f"k{i}@dynamic" for i in range(20))
+    file = page_of(study(tmp_path / "study", {"recommended": ["verified"] * 2}, wrt=wrt), tmp_path / "report")
+    page = opened("#scenario=s00", file=file)
+    title = lambda: page.eval_on_selector_all("dialog figcaption", "all => all.at(-1).textContent")
+    assert title() == "Finite differences: the 6 with the widest bounds (bars: their bounds)"
+    select = page.get_by_label("Finite differences by")
+    assert select.locator("option").all_text_contents() == ["the 6 with the widest bounds", *wrt[:16]]
+    text = page.inner_text("#scenario-content")
+    assert "16 of 20 derivatives can be chosen: of more than 16 the page holds the first ones." in text
+    assert "The first 16 of 20; all stand in gradients.nc." in text
+    select.focus()
+    page.keyboard.press("End")
+    assert title() == "Finite differences by k15@dynamic (bar: its bound)"
+    assert page.locator("dialog .key").last.inner_text() == "k15@dynamic"
+    assert page.evaluate("document.activeElement.id") == "scenario-sweep"
+    page.click("#scenario-after")
+    assert title() == "Finite differences by k15@dynamic (bar: its bound)"
+
+
 def test_the_steps_are_the_recorded_ones(opened, path: Path):
     results = study(path.parent.parent / "again", {"recommended": ["verified"] * 3})
     data = details.page_data(results, [])

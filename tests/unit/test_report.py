@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import netCDF4
+import numpy as np
 import pytest
 import yaml
 from sealing import seal_again
 from synthetic import CAUSE_OF, MIXED, study
 
-from retrograd import drawing, page_tables, pages, report, wording
+from retrograd import details, drawing, page_tables, pages, report, wording
 from retrograd.errors import RetrogradError
 from retrograd.provenance import file_digest
 from retrograd.results import Results, load
@@ -208,6 +209,22 @@ def test_the_table_of_symbols(tmp_path: Path) -> None:
     assert page_tables.symbol_table(results)[0][2]["ranges"] == [("steady phase", 5.0, 5.0), ("dynamic phase", 0.0, 2.0)]
     words = Page(report.page(results, {})).words
     assert "k1 parameter 1 how <fast> it is. k1@dynamic, k1@steady steady phase: 5 ; dynamic phase: 0 to 2" in words
+
+
+def test_the_sweep_of_every_derivative_is_in_the_page(tmp_path: Path) -> None:
+    results = study(tmp_path, MIXED, wrt=tuple(f"k{i}@dynamic" for i in range(40)))
+    data = details.page_data(results, [])
+    assert (data["valleys"], data["variants"][0]["of"], len(data["variants"][0]["wrt"])) == (6, 40, 16)
+    ds, size = results.best.gradients, results.best.size[1]
+    valleys = {j: rest for j, *rest in data["scenarios"][1]["by"][0]["valley"]}
+    assert sorted(valleys) == list(range(details.MOST_WRT))
+    for j, (first, last, errors, bound) in valleys.items():
+        width = ds["fd_sweep_width"].values[1, j]
+        error = np.abs(ds["fd_sweep"].values[1, j] - ds["ad"].values[1, 0, j]) / size
+        # Half a hundredth of a decade is 1.2 %.
+        np.testing.assert_allclose(10 ** (np.linspace(first, last, len(width)) / 100), width, rtol=0.012)
+        np.testing.assert_allclose(10 ** (np.array(errors) / 100), error, rtol=0.012)
+        assert 10 ** (bound / 100) == pytest.approx(ds["fd_error"].values[1, j] / size, rel=0.012)
 
 
 def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
