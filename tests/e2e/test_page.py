@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -134,6 +136,36 @@ def test_every_figure_and_formula_is_shown(opened):
     assert len(sizes) == len(FIGURES)
     assert all(width > 400 and parts > 0 for width, parts in sizes)
     assert page.eval_on_selector_all("math", "all => all.map(n => n.getBoundingClientRect().height > 20)") == [True]
+
+
+@pytest.mark.parametrize("embedded", [False, True], ids=["alone", "in a frame"])
+def test_figures_are_saved_without_files_beside_the_page(opened, path: Path, tmp_path: Path, embedded: bool):
+    # As `snakemake --report` holds it: as data, in a frame.
+    data = base64.b64encode(path.read_bytes()).decode()
+    (tmp_path / "report.html").write_text(f'<iframe src="data:text/html;charset=utf8;base64,{data}"></iframe>')
+    alone = shutil.copy(path, tmp_path / "page.html")
+    page = opened(file=tmp_path / "report.html" if embedded else alone)
+    frame = page.frames[-1]
+    frame.wait_for_selector(".files button")
+    assert frame.query_selector(".files a") is None
+    for form in ("svg", "png"):
+        with page.expect_download() as waiting:
+            # The frame is small, and what is outside of it cannot be clicked.
+            frame.locator(f"button[aria-label='save steps.{form}']").evaluate("node => node.click()")
+        assert waiting.value.suggested_filename == f"steps.{form}"
+        content = Path(waiting.value.path()).read_bytes()
+        if form == "svg":
+            root, file = ET.fromstring(content), ET.parse(path.parent / "steps.svg").getroot()
+            assert [root.get(key) for key in ("width", "height", "viewBox")] == [
+                file.get(key) for key in ("width", "height", "viewBox")
+            ]
+            texts = [[n.text for n in r.iter() if n.tag.endswith("}text")] for r in (root, file)]
+            assert texts[0] == texts[1] != []
+        else:
+            size = [int.from_bytes(content[i : i + 4], "big") for i in (16, 20)]
+            wanted = [float(str(file.get(key)).removesuffix("pt")) * 150 / 72 for key in ("width", "height")]
+            np.testing.assert_allclose(size, wanted, atol=1)
+            assert len(content) > 10_000
 
 
 def test_the_table_sorts_and_filters(opened):
