@@ -13,7 +13,7 @@ import numpy as np
 from retrograd import drawing, figures
 from retrograd.results import Results, Treated, spread
 from retrograd.schema import OUTCOMES, REASONS, STEADY_STATUS, VERDICTS
-from retrograd.wording import REASON_WORDS, VERDICT_WORDS
+from retrograd.wording import REASON_WORDS, VERDICT_WORDS, worst_state
 
 # Scenarios times variants: some 5 kB each, so that a page stays within a few megabytes.
 MOST_PAIRS = 480
@@ -113,6 +113,8 @@ def _details(results: Results, treated: Treated, s: int) -> dict[str, Any]:
         "digits": _numbers([summary["ode_digits"].values[i, s]])[0],
         "rung": [str(d["rung_name"].values[s]) for d in (treated.steady, treated.dynamics) if d is not None],
     }
+    if state := worst_state(results, treated, s):
+        out["at"] = state
     if treated.steady is not None:
         status = STEADY_STATUS[int(treated.steady["status"].values[s])].replace("_", " ")
         measured = (treated.steady[n].values[s] for n in ("residual_norm", "max_real_eigenvalue"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import xarray as xr
 from retrograd import details, figures
 from retrograd.results import MOST_VARIANTS, Results, Treated, spread
 from retrograd.schema import CAUSES, OUTCOMES, REASONS, STEADY_METHOD, STEADY_STATUS, VERDICTS
-from retrograd.wording import CAUSE_WORDS, REASON_WORDS, SHORT, verdict
+from retrograd.wording import CAUSE_WORDS, REASON_WORDS, SHORT, verdict, worst_state
 
 # Rows of the scenario table, and of the table of derivatives: a page is read, the rest is in summary.nc.
 MOST_SCENARIOS = 2000
@@ -20,6 +21,8 @@ MOST_DERIVATIVES = 200
 MOST_SYMBOLS = 200
 # Sentences about single scenarios under one cause.
 MOST_SAID = 5
+# Scenarios whose records are looked up under one cause and variant.
+MOST_LOOKED = 20
 
 
 def _largest(values: np.ndarray) -> float:
@@ -313,8 +316,16 @@ def _where(results: Results, treated: Treated, i: int, hit: np.ndarray) -> str:
             found, counts = np.unique(codes, return_counts=True)
             most = int(np.argmax(counts))
             share = "" if counts[most] == len(hit) else f" ({counts[most]} of {len(hit)})"
-            return f"{what} {names[found[most]]}{share}"
-    return ""
+            first = worst_state(results, treated, hit[np.isin(results.summary[variable].values[i, hit], found[most])][0])
+            why = f": {first[1]}" if what == "state" and first else ""
+            return f"{what} {names[found[most]]}{share}{why}"
+    # Where the causes name none, those of some scenarios are looked up in their records.
+    looked = [told for s in spread(hit, MOST_LOOKED) if (told := worst_state(results, treated, s))]
+    if not looked:
+        return ""
+    (name, why), count = Counter(looked).most_common(1)[0]
+    share = "" if count == len(looked) else f" ({count} of {len(looked)}{' looked at' * (len(looked) < len(hit))})"
+    return f"state {name}{share}: {why}"
 
 
 def _cure(results: Results, treated: Treated, hit: np.ndarray) -> dict[str, Any] | None:

@@ -201,6 +201,7 @@ def test_a_scenario_opens_by_keyboard_and_tells_what_happened(opened):
     text = page.inner_text("#scenario-content")
     assert "Forward solve failed: the attempts ran out (max_steps)." in text
     assert "Verified under\nrecommended" in text
+    assert "State\nx0: moved most in the last accepted step" in text
     titles = page.eval_on_selector_all("dialog figcaption", "all => all.map(n => n.textContent)")
     assert titles == ["x0 over time", "x1 over time", "Steps"]
     page.select_option("#scenario-variant", label="recommended")

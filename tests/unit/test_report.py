@@ -227,6 +227,42 @@ def test_the_sweep_of_every_derivative_is_in_the_page(tmp_path: Path) -> None:
         assert 10 ** (bound / 100) == pytest.approx(ds["fd_error"].values[1, j] / size, rel=0.012)
 
 
+MOVED = "moved most in the last accepted step"
+
+
+def test_a_failure_names_the_state_that_its_record_tells(tmp_path: Path) -> None:
+    results = study(tmp_path, MIXED)
+    naive = next(v for v in results.variants if v.name == "naive")
+    naive.dynamics.load()
+    i = results.index(naive)
+    where = lambda: {f["code"]: f["rows"][0]["where"] for f in page_tables.failure_table(results)}
+    assert wording.worst_state(results, naive, 1) == ("x0", MOVED)
+    assert where()["steps_exhausted"] == f"state x0: {MOVED}"
+    # Nothing is known of what has no failed simulation.
+    assert [wording.worst_state(results, naive, s) for s in (0, 3, 4, 5, 6)] == [None] * 5
+    # A cause that names none: from the record.
+    results.summary["cause_state"].values[i] = -1
+    for s, state in ((1, 1), (2, 1)):
+        at = naive.steps(s).stop - 1
+        naive.dynamics["step_x"].values[at - 1 : at + 1] = 0.0
+        naive.dynamics["step_x"].values[at, state] = 5.0
+        naive.dynamics["step_x"].values[at, 0] = np.nan
+    assert wording.worst_state(results, naive, 1) == ("x1", MOVED)
+    assert where()["steps_exhausted"] == f"state x1: {MOVED}"
+    told = details.page_data(results, [])["scenarios"]
+    at = results.shown.index(naive)
+    assert [s["by"][at].get("at") for s in told] == [None, *[("x1", MOVED)] * 2, *[None] * 4]
+    # One that overflowed, in an attempt that was recorded as such; the first scenario's attempts are all finite.
+    results.summary["cause"].values[i] = CAUSES.index("state_overflow")
+    results.summary["cause_state"].values[i] = 1
+    naive.dynamics["attempt_finite"].values[naive.attempts(1)] = 1
+    naive.dynamics["attempt_finite"].values[naive.attempts(2).start] = 0
+    assert [wording.worst_state(results, naive, s) for s in (1, 2)] == [
+        ("x1", MOVED),
+        ("x1", "the first that is not finite in the attempt that is told"),
+    ]
+
+
 def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
     ids = [
         '<script>alert("1")</script>',
