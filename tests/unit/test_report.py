@@ -263,6 +263,16 @@ def test_a_failure_names_the_state_that_its_record_tells(tmp_path: Path) -> None
     ]
 
 
+def test_the_environment_says_what_of_the_processor_is_known(tmp_path: Path) -> None:
+    results = study(tmp_path, {"mine": ["verified"]})
+    recorded = {"jax": "1", "machine": "x86_64", "cpu_features": ["avx", "fma"]}
+    results.best.dynamics.attrs["retrograd_environment"] = json.dumps(recorded)
+    words = Page(report.page(results, {})).words
+    assert "processor architecture x86_64" in words
+    assert "vector instructions avx, fma" in words
+    assert "They do not record its model: with its name, digests would differ" in words
+
+
 def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
     ids = [
         '<script>alert("1")</script>',
