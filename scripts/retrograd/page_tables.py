@@ -316,7 +316,9 @@ def _where(results: Results, treated: Treated, i: int, hit: np.ndarray) -> str:
             found, counts = np.unique(codes, return_counts=True)
             most = int(np.argmax(counts))
             share = "" if counts[most] == len(hit) else f" ({counts[most]} of {len(hit)})"
-            first = worst_state(results, treated, hit[np.isin(results.summary[variable].values[i, hit], found[most])][0])
+            first = worst_state(
+                results, treated, hit[np.isin(results.summary[variable].values[i, hit], found[most])][0]
+            )
             why = f": {first[1]}" if what == "state" and first else ""
             return f"{what} {names[found[most]]}{share}{why}"
     # Where the causes name none, those of some scenarios are looked up in their records.

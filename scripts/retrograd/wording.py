@@ -231,9 +231,11 @@ def worst_state(results: Results, treated: Treated, s: int) -> tuple[str, str] |
         if not np.isfinite(moved).any():
             return None
         state = int(np.nanargmax(moved))
-    elif CAUSES[summary["cause"].values[i, s]] in _LOST:
-        if not treated.dynamics["attempt_finite"][treated.attempts(s)].values.all():
-            return treated.states[state], "the first that is not finite in the attempt that is told"
+        lost = False
+    else:
+        lost = CAUSES[summary["cause"].values[i, s]] in _LOST
+    if lost and not treated.dynamics["attempt_finite"][treated.attempts(s)].values.all():
+        return treated.states[state], "the first that is not finite in the attempt that is told"
     return treated.states[state], "moved most in the last accepted step"
 
 

@@ -123,7 +123,9 @@ def test_on_a_phone_captions_stay_and_verdicts_come_second(opened):
     )
     assert len(moved) > 5
     assert all(scrolled and abs(offset) <= 1 and inside for scrolled, offset, inside in moved)
-    heads = page.eval_on_selector_all("dialog table:last-of-type thead tr", "all => all.map(r => r.cells[1].textContent)")
+    heads = page.eval_on_selector_all(
+        "dialog table:last-of-type thead tr", "all => all.map(r => r.cells[1].textContent)"
+    )
     assert heads[-1] == "verdict"
 
 
@@ -207,7 +209,9 @@ def test_a_scenario_opens_by_keyboard_and_tells_what_happened(opened):
     page.select_option("#scenario-variant", label="recommended")
     titles = page.eval_on_selector_all("dialog figcaption", "all => all.map(n => n.textContent)")
     assert titles == ["x0 over time", "x1 over time", "Steps", "Finite differences (bars: their bounds)"]
-    assert "k1@dynamic\tverified\t1 ± 1\u00a0×\u00a010⁻¹²\t1 ± 1\u00a0×\u00a010⁻⁹" in page.inner_text("#scenario-content")
+    assert "k1@dynamic\tverified\t1 ± 1\u00a0×\u00a010⁻¹²\t1 ± 1\u00a0×\u00a010⁻⁹" in page.inner_text(
+        "#scenario-content"
+    )
     page.click("#scenario-after")
     assert page.inner_text("#scenario-name") == "s02"
     assert page.url.endswith("#scenario=s02")

@@ -206,7 +206,10 @@ def test_the_table_of_symbols(tmp_path: Path) -> None:
     assert "The model’s description gives no meanings." in report.page(results, {})
     results.model.attrs["description"] = "- `k1`: how <fast> it is."
     results.best.steady["k"].values[:, 0] = 5.0
-    assert page_tables.symbol_table(results)[0][2]["ranges"] == [("steady phase", 5.0, 5.0), ("dynamic phase", 0.0, 2.0)]
+    assert page_tables.symbol_table(results)[0][2]["ranges"] == [
+        ("steady phase", 5.0, 5.0),
+        ("dynamic phase", 0.0, 2.0),
+    ]
     words = Page(report.page(results, {})).words
     assert "k1 parameter 1 how <fast> it is. k1@dynamic, k1@steady steady phase: 5 ; dynamic phase: 0 to 2" in words
 
