@@ -13,15 +13,17 @@ import numpy as np
 from retrograd import drawing, figures
 from retrograd.results import Results, Treated, spread
 from retrograd.schema import OUTCOMES, REASONS, STEADY_STATUS, VERDICTS
-from retrograd.wording import REASON_WORDS, VERDICT_WORDS
+from retrograd.wording import REASON_WORDS, VERDICT_WORDS, worst_state
 
 # Scenarios times variants: some 5 kB each, so that a page stays within a few megabytes.
 MOST_PAIRS = 480
-# Of each: points of a trajectory, attempts, derivatives in the table, valleys.
+# Of each: points of a trajectory, attempts, derivatives in the table and in valleys, valleys that are drawn together.
 MOST_POINTS = 80
 MOST_ATTEMPTS = 120
 MOST_WRT = 16
 MOST_VALLEYS = 6
+# Relative errors below it are drawn there: a logarithmic axis has no place for 0.
+EXACT = 1e-17
 
 
 def worst_first(results: Results) -> np.ndarray:
@@ -62,6 +64,7 @@ def page_data(results: Results, cause_words: Any) -> dict[str, Any]:
         "outcomes": [drawing.OUTCOME_STYLE[o][0] for o in OUTCOMES],
         "verdicts": [VERDICT_WORDS.get(v, v) for v in VERDICTS],
         "reasons": [REASON_WORDS.get(r, r.replace("_", " ")) for r in REASONS],
+        "valleys": MOST_VALLEYS,
         "skipped": VERDICTS.index("skipped"),
         "causes": cause_words,
         "variants": [_variant(v) for v in results.shown],
@@ -77,7 +80,13 @@ def page_data(results: Results, cause_words: Any) -> dict[str, Any]:
 
 
 def _variant(treated: Treated) -> dict[str, Any]:
-    return {"name": treated.name, "method": treated.method, "methods": treated.methods, "wrt": _wrt(treated)[1]}
+    return {
+        "name": treated.name,
+        "method": treated.method,
+        "methods": treated.methods,
+        "wrt": _wrt(treated)[1],
+        "of": len(treated.wrt),
+    }
 
 
 def _wrt(treated: Treated) -> tuple[list[int], list[str]]:
@@ -104,6 +113,8 @@ def _details(results: Results, treated: Treated, s: int) -> dict[str, Any]:
         "digits": _numbers([summary["ode_digits"].values[i, s]])[0],
         "rung": [str(d["rung_name"].values[s]) for d in (treated.steady, treated.dynamics) if d is not None],
     }
+    if state := worst_state(results, treated, s):
+        out["at"] = state
     if treated.steady is not None:
         status = STEADY_STATUS[int(treated.steady["status"].values[s])].replace("_", " ")
         measured = (treated.steady[n].values[s] for n in ("residual_norm", "max_real_eigenvalue"))
@@ -161,9 +172,12 @@ def _derivatives(treated: Treated, s: int) -> dict[str, Any]:
         against = np.where(np.isfinite(ad), ad, fd)
         with np.errstate(all="ignore"):
             error, bound = np.abs(sweep - against[:, None]) / size, at("fd_error") / size
-        known = np.flatnonzero(np.isfinite(error).any(axis=1) & np.isfinite(bound))
-        widest = known[np.argsort(-bound[known], kind="stable")][:MOST_VALLEYS]
-        valleys = [[int(j), _numbers(width[j]), _numbers(error[j]), *_numbers([bound[j]])] for j in widest]
+        known = np.isfinite(error).any(axis=1) & np.isfinite(bound) & np.isfinite(width[:, [0, -1]]).all(axis=1)
+        known = np.flatnonzero(known)
+        widest = known[np.argsort(-bound[known], kind="stable")]
+        # Widths are in a constant ratio, so the first and the last one tell all.
+        ends, errors = _decades(width[:, [0, -1]]), _decades(np.maximum(error, EXACT))
+        valleys = [[int(j), *ends[j], errors[j], *_decades(bound[[j]])] for j in widest]
     return {
         "ad": [_numbers(row) for row in at("ad")],
         "ade": _numbers(at("ad_error")[m]) if "ad_error" in ds else [],
@@ -184,6 +198,15 @@ def _curve(values: np.ndarray) -> list[float | None]:
         return _numbers(values)
     decimals = 3 - int(np.floor(np.log10(span)))
     return [float(round(float(v), decimals)) if np.isfinite(v) else None for v in values]
+
+
+def _decades(values: np.ndarray) -> Any:
+    """Returns logarithms to base 10 in whole hundredths, as lists: what a logarithmic axis shows, in few characters."""
+    with np.errstate(all="ignore"):
+        logs = 100 * np.log10(values)
+    if logs.ndim > 1:
+        return [_decades(row) for row in values]
+    return [round(float(v)) if np.isfinite(v) else None for v in logs]
 
 
 def _numbers(values: Iterable[Any]) -> list[float | None]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -10,13 +13,16 @@ import xarray as xr
 from retrograd import details, figures
 from retrograd.results import MOST_VARIANTS, Results, Treated, spread
 from retrograd.schema import CAUSES, OUTCOMES, REASONS, STEADY_METHOD, STEADY_STATUS, VERDICTS
-from retrograd.wording import CAUSE_WORDS, REASON_WORDS, SHORT, verdict
+from retrograd.wording import CAUSE_WORDS, REASON_WORDS, SHORT, verdict, worst_state
 
 # Rows of the scenario table, and of the table of derivatives: a page is read, the rest is in summary.nc.
 MOST_SCENARIOS = 2000
 MOST_DERIVATIVES = 200
+MOST_SYMBOLS = 200
 # Sentences about single scenarios under one cause.
 MOST_SAID = 5
+# Scenarios whose records are looked up under one cause and variant.
+MOST_LOOKED = 20
 
 
 def _largest(values: np.ndarray) -> float:
@@ -175,6 +181,58 @@ def derivative_table(results: Results) -> tuple[list[dict[str, Any]], int]:
     return rows, left_out
 
 
+# An item of a model's docstring: "- `k1`, `k3`: what they are", over any number of indented lines.
+_ITEM = re.compile(r"^[-*] +(`[^`\n]+`(?:(?:,| and) *`[^`\n]+`)*) *: *(.+(?:\n[ \t]+\S.*)*)", re.MULTILINE)
+
+
+def meanings(description: str) -> dict[str, str]:
+    """Returns what a model's docstring says of its symbols, by symbol: its items that begin with names in backticks."""
+    told: dict[str, str] = {}
+    for names, text in _ITEM.findall(description):
+        told |= dict.fromkeys(re.findall(r"`([^`]+)`", names), " ".join(text.split()))
+    return told
+
+
+def symbol_table(results: Results) -> tuple[list[dict[str, Any]], int]:
+    """Returns the rows of the table of symbols, states before parameters, and how many are left out.
+
+    A row has unit, meaning, the names of the derivatives by it, and the ranges of its values over the scenarios.
+    """
+    best, attrs = results.best, results.model.attrs
+    told = meanings(str(attrs.get("description", "")))
+    places = {str(name): i for i, name in enumerate(best.dynamics["parameter_name"].values)}
+    rows = [
+        {
+            "name": name,
+            "role": "state",
+            "unit": unit,
+            "meaning": told.get(name, ""),
+            "wrt": [],
+            "ranges": [("at time 0", *_range(best.dynamics["x_start"].values[:, i]))],
+        }
+        for i, (name, unit) in enumerate(zip(best.states, best.state_units, strict=True))
+    ]
+    files = [("steady phase", best.steady), ("dynamic phase", best.dynamics)]
+    for name, unit in json.loads(attrs.get("parameters", "{}")).items():
+        columns = [(p, ds["k"].values[:, places[name]]) for p, ds in files if ds is not None and name in places]
+        alike = len(columns) < 2 or np.array_equal(columns[0][1], columns[1][1], equal_nan=True)
+        rows.append(
+            {
+                "name": name,
+                "role": "parameter",
+                "unit": unit,
+                "meaning": told.get(name, ""),
+                "wrt": [label for label in best.wrt if label.rpartition("@")[0] == name],
+                "ranges": [("" if alike else phase, *_range(v)) for phase, v in columns[: 1 if alike else 2]],
+            }
+        )
+    return rows[:MOST_SYMBOLS], max(len(rows) - MOST_SYMBOLS, 0)
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    return _least(values), _largest(values)
+
+
 def steady_table(results: Results) -> list[dict[str, Any]]:
     """Returns how the search for steady states went under each variant; empty where the study has none."""
     rows = []
@@ -258,8 +316,18 @@ def _where(results: Results, treated: Treated, i: int, hit: np.ndarray) -> str:
             found, counts = np.unique(codes, return_counts=True)
             most = int(np.argmax(counts))
             share = "" if counts[most] == len(hit) else f" ({counts[most]} of {len(hit)})"
-            return f"{what} {names[found[most]]}{share}"
-    return ""
+            first = worst_state(
+                results, treated, hit[np.isin(results.summary[variable].values[i, hit], found[most])][0]
+            )
+            why = f": {first[1]}" if what == "state" and first else ""
+            return f"{what} {names[found[most]]}{share}{why}"
+    # Where the causes name none, those of some scenarios are looked up in their records.
+    looked = [told for s in spread(hit, MOST_LOOKED) if (told := worst_state(results, treated, s))]
+    if not looked:
+        return ""
+    (name, why), count = Counter(looked).most_common(1)[0]
+    share = "" if count == len(looked) else f" ({count} of {len(looked)}{' looked at' * (len(looked) < len(hit))})"
+    return f"state {name}{share}: {why}"
 
 
 def _cure(results: Results, treated: Treated, hit: np.ndarray) -> dict[str, Any] | None:

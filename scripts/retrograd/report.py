@@ -128,12 +128,15 @@ def formula(tex: str) -> Markup | None:
 def model_told(results: Results) -> dict[str, Any]:
     """Returns what the page says of the model."""
     attrs, best = results.model.attrs, results.best
+    symbols, left_out = page_tables.symbol_table(results)
     formulas = [formula(str(tex)) for tex in results.model["equation"].values]
     return {
         "name": str(attrs.get("model_class", "")) or results.settings["study"]["model"].get("class", ""),
         "weights": int(attrs.get("n_weights", 0)),
-        "states": list(zip(best.states, best.state_units, strict=True)),
-        "parameters": list(json.loads(attrs.get("parameters", "{}")).items()),
+        "states": best.states,
+        "symbols": symbols,
+        "told": any(row["meaning"] for row in symbols),
+        "symbols_left_out": left_out,
         "formulas": [f for f in formulas if f is not None],
         "without": [name for name, f in zip(best.states, formulas, strict=False) if f is None],
         "description": str(attrs.get("description", "")),

@@ -25,6 +25,7 @@ from retrograd.runge_kutta import newton_ends, rate_and_jacobian
 
 # Steps whose Jacobians are formed in one call on the way back.
 BLOCK = 32
+_BY_ROUNDING = "it depends on rounding, thus on the batch's vector width and the machine, whether this step succeeds"
 
 
 # -- forward ----------------------------------------------------------------------------------------------
@@ -210,6 +211,12 @@ class Diagnosis:
             finding = Finding("the rates there are finite, their Jacobian df/dx is not", "jacobian", origin=origin)
         return finding, rate, jac
 
+    @property
+    def _works(self) -> str:
+        if not self.tableau.implicit:
+            return f"the step is finite: {_BY_ROUNDING}"
+        return f"the {'Newton' if self._own else 'chord'} iteration of its stages converges: {_BY_ROUNDING}"
+
     def __call__(self, attempt: Attempt) -> Finding:
         """Returns what first went wrong in an attempt that was not finite."""
         with np.errstate(all="ignore"):
@@ -217,9 +224,7 @@ class Diagnosis:
                 if np.all(np.isfinite(attempt.stages[i])) and np.all(np.isfinite(attempt.rates[i])):
                     continue
                 found = self._stage(attempt, i)
-                return found or Finding(
-                    "taken in single steps its iteration converges: a matter of last digits", stage=i
-                )
+                return found or Finding(f"when the step is repeated in single operations, {self._works}", stage=i)
             if self.tableau.implicit and not self._own:
                 # diffrax keeps the last iterate of a stage that did not converge, and makes the error infinite.
                 for i in range(1, self.tableau.stages):
@@ -230,7 +235,7 @@ class Diagnosis:
                 found.said = f"at the end of the step, {found.said}"
                 return found
         if attempt.is_finite:
-            return Finding("taken alone the inner iteration converges: last digits decide", "iteration")
+            return Finding(f"when the step is repeated on its own, outside the batch, {self._works}", "iteration")
         return Finding("all stages are finite, and the error estimate is not")
 
     def _stage(self, attempt: Attempt, i: int) -> Finding | None:

@@ -10,7 +10,7 @@ import numpy as np
 from retrograd.pages import number
 from retrograd.rescue import dotted
 from retrograd.results import Results, Treated
-from retrograd.schema import OUTCOMES
+from retrograd.schema import CAUSES, OUTCOMES
 
 # An outcome after a count, in singular and plural.
 _COUNTED = {
@@ -80,9 +80,9 @@ CAUSE_WORDS = {
     ),
     "inner_solve_failed": (
         "the implicit equations of a step could not be solved",
-        "The inner iteration did not converge, or it does with the same values taken alone: then rounding decides. Use "
-        "nonlinear.method: newton, then a smaller first step "
-        "(controller.dt0) or another solver.",
+        "The inner iteration of a stage (Newton or chord) did not converge in the batch. Where it converges when the "
+        "same step is repeated on its own, success depends on rounding, thus on the batch's vector width and the "
+        "machine. Use nonlinear.method: newton, then a smaller first step (controller.dt0) or another solver.",
     ),
     "step_size_collapsed": (
         "the step size shrank below what the arithmetic resolves",
@@ -209,6 +209,34 @@ def wrt_words(results: Results) -> list[str]:
             f"of the network together (seed {asked.get('seed', 0)}), not along single ones"
         )
     return out
+
+
+# Causes of an attempt without an error estimate: where they name a state, its value at the attempt's end is not finite.
+_LOST = frozenset(("nonfinite_rate", "nonfinite_jacobian", "state_overflow", "inner_solve_failed"))
+
+
+def worst_state(results: Results, treated: Treated, s: int) -> tuple[str, str] | None:
+    """Returns a state of a simulation that failed, and why it is that one; None where the files tell none.
+
+    Of an attempt's error estimate the files hold the norm alone, so which state had the largest is not known.
+    """
+    i, summary = results.index(treated), results.summary
+    if OUTCOMES[results.outcome[i, s]] != "forward_failed":
+        return None
+    state = int(summary["cause_state"].values[i, s])
+    if not 0 <= state < len(treated.states):
+        _, x = treated.record(s)
+        with np.errstate(all="ignore"):
+            moved = np.abs(x[-1] - x[-2]) / (1 + np.abs(x[-1])) if len(x) > 1 else np.array([np.nan])
+        if not np.isfinite(moved).any():
+            return None
+        state = int(np.nanargmax(moved))
+        lost = False
+    else:
+        lost = CAUSES[summary["cause"].values[i, s]] in _LOST
+    if lost and not treated.dynamics["attempt_finite"][treated.attempts(s)].values.all():
+        return treated.states[state], "the first that is not finite in the attempt that is told"
+    return treated.states[state], "moved most in the last accepted step"
 
 
 def _setting_words(key: str, value: Any) -> str:

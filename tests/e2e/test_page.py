@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -107,6 +109,26 @@ def test_nothing_is_wider_than_the_screen(opened, viewport: dict[str, int]):
     assert page.evaluate(f"{dialog}.scrollWidth <= {dialog}.clientWidth && {dialog}.offsetWidth <= innerWidth")
 
 
+def test_on_a_phone_captions_stay_and_verdicts_come_second(opened):
+    page = opened(viewport=PHONE)
+    page.click("#table tbody button")
+    page.select_option("#scenario-variant", label="recommended")
+    moved = page.eval_on_selector_all(
+        ".scroll:has(caption)",
+        """all => all.filter(n => n.checkVisibility() && n.scrollWidth > n.clientWidth).map(n => {
+          n.scrollLeft = 1e6;
+          const [outer, inner] = [n, n.querySelector("caption span")].map(e => e.getBoundingClientRect());
+          return [n.scrollLeft > 0, inner.left - outer.left, inner.right <= outer.right + 1];
+        })""",
+    )
+    assert len(moved) > 5
+    assert all(scrolled and abs(offset) <= 1 and inside for scrolled, offset, inside in moved)
+    heads = page.eval_on_selector_all(
+        "dialog table:last-of-type thead tr", "all => all.map(r => r.cells[1].textContent)"
+    )
+    assert heads[-1] == "verdict"
+
+
 def test_every_figure_and_formula_is_shown(opened):
     page = opened()
     sizes = page.eval_on_selector_all(
@@ -116,6 +138,36 @@ def test_every_figure_and_formula_is_shown(opened):
     assert len(sizes) == len(FIGURES)
     assert all(width > 400 and parts > 0 for width, parts in sizes)
     assert page.eval_on_selector_all("math", "all => all.map(n => n.getBoundingClientRect().height > 20)") == [True]
+
+
+@pytest.mark.parametrize("embedded", [False, True], ids=["alone", "in a frame"])
+def test_figures_are_saved_without_files_beside_the_page(opened, path: Path, tmp_path: Path, embedded: bool):
+    # As `snakemake --report` holds it: as data, in a frame.
+    data = base64.b64encode(path.read_bytes()).decode()
+    (tmp_path / "report.html").write_text(f'<iframe src="data:text/html;charset=utf8;base64,{data}"></iframe>')
+    alone = shutil.copy(path, tmp_path / "page.html")
+    page = opened(file=tmp_path / "report.html" if embedded else alone)
+    frame = page.frames[-1]
+    frame.wait_for_selector(".files button")
+    assert frame.query_selector(".files a") is None
+    for form in ("svg", "png"):
+        with page.expect_download() as waiting:
+            # The frame is small, and what is outside of it cannot be clicked.
+            frame.locator(f"button[aria-label='save steps.{form}']").evaluate("node => node.click()")
+        assert waiting.value.suggested_filename == f"steps.{form}"
+        content = Path(waiting.value.path()).read_bytes()
+        if form == "svg":
+            root, file = ET.fromstring(content), ET.parse(path.parent / "steps.svg").getroot()
+            assert [root.get(key) for key in ("width", "height", "viewBox")] == [
+                file.get(key) for key in ("width", "height", "viewBox")
+            ]
+            texts = [[n.text for n in r.iter() if n.tag.endswith("}text")] for r in (root, file)]
+            assert texts[0] == texts[1] != []
+        else:
+            size = [int.from_bytes(content[i : i + 4], "big") for i in (16, 20)]
+            wanted = [float(str(file.get(key)).removesuffix("pt")) * 150 / 72 for key in ("width", "height")]
+            np.testing.assert_allclose(size, wanted, atol=1)
+            assert len(content) > 10_000
 
 
 def test_the_table_sorts_and_filters(opened):
@@ -151,18 +203,41 @@ def test_a_scenario_opens_by_keyboard_and_tells_what_happened(opened):
     text = page.inner_text("#scenario-content")
     assert "Forward solve failed: the attempts ran out (max_steps)." in text
     assert "Verified under\nrecommended" in text
+    assert "State\nx0: moved most in the last accepted step" in text
     titles = page.eval_on_selector_all("dialog figcaption", "all => all.map(n => n.textContent)")
     assert titles == ["x0 over time", "x1 over time", "Steps"]
     page.select_option("#scenario-variant", label="recommended")
     titles = page.eval_on_selector_all("dialog figcaption", "all => all.map(n => n.textContent)")
     assert titles == ["x0 over time", "x1 over time", "Steps", "Finite differences (bars: their bounds)"]
-    assert "k1@dynamic\t1 ± 1\u00a0×\u00a010⁻¹²\t1 ± 1\u00a0×\u00a010⁻⁹" in page.inner_text("#scenario-content")
+    assert "k1@dynamic\tverified\t1 ± 1\u00a0×\u00a010⁻¹²\t1 ± 1\u00a0×\u00a010⁻⁹" in page.inner_text(
+        "#scenario-content"
+    )
     page.click("#scenario-after")
     assert page.inner_text("#scenario-name") == "s02"
     assert page.url.endswith("#scenario=s02")
     page.keyboard.press("Escape")
     assert not page.is_visible("dialog")
     assert page.evaluate("document.activeElement.textContent") == "s01"
+
+
+def test_any_derivative_can_be_chosen_by_keyboard(opened, tmp_path: Path):
+    wrt = tuple(f"k{i}@dynamic" for i in range(20))
+    file = page_of(study(tmp_path / "study", {"recommended": ["verified"] * 2}, wrt=wrt), tmp_path / "report")
+    page = opened("#scenario=s00", file=file)
+    title = lambda: page.eval_on_selector_all("dialog figcaption", "all => all.at(-1).textContent")
+    assert title() == "Finite differences: the 6 with the widest bounds (bars: their bounds)"
+    select = page.get_by_label("Finite differences by")
+    assert select.locator("option").all_text_contents() == ["the 6 with the widest bounds", *wrt[:16]]
+    text = page.inner_text("#scenario-content")
+    assert "16 of 20 derivatives can be chosen: of more than 16 the page holds the first ones." in text
+    assert "The first 16 of 20; all stand in gradients.nc." in text
+    select.focus()
+    page.keyboard.press("End")
+    assert title() == "Finite differences by k15@dynamic (bar: its bound)"
+    assert page.locator("dialog .key").last.inner_text() == "k15@dynamic"
+    assert page.evaluate("document.activeElement.id") == "scenario-sweep"
+    page.click("#scenario-after")
+    assert title() == "Finite differences by k15@dynamic (bar: its bound)"
 
 
 def test_the_steps_are_the_recorded_ones(opened, path: Path):

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import netCDF4
+import numpy as np
 import pytest
 import yaml
 from sealing import seal_again
 from synthetic import CAUSE_OF, MIXED, study
 
-from retrograd import drawing, page_tables, pages, report, wording
+from retrograd import details, drawing, page_tables, pages, report, wording
 from retrograd.errors import RetrogradError
 from retrograd.provenance import file_digest
 from retrograd.results import Results, load
@@ -165,6 +166,114 @@ def test_causes_come_with_advice_and_with_what_cures_them(mixed: tuple[Results, 
 def test_every_code_has_words() -> None:
     assert set(wording.CAUSE_WORDS) == set(CAUSES)
     assert set(wording.OUTCOME_MEANING) == set(drawing.OUTCOME_STYLE) == set(wording.SHORT) == set(OUTCOMES)
+
+
+DESCRIPTION = """Decay of x0 into x1.
+
+- `x0`, `x1`: amounts, as fractions
+  of the whole.
+- `k1`: the rate
+- a sentence on `k2`: none of them
+* `f` and `p`: the network and its weights.
+
+- `x0: no name`
+"""
+
+
+def test_the_docstring_tells_what_symbols_mean() -> None:
+    whole = "amounts, as fractions of the whole."
+    network = "the network and its weights."
+    assert page_tables.meanings(DESCRIPTION) == {
+        "x0": whole,
+        "x1": whole,
+        "k1": "the rate",
+        "f": network,
+        "p": network,
+    }
+    assert page_tables.meanings("") == {}
+
+
+def test_the_table_of_symbols(tmp_path: Path) -> None:
+    results = study(tmp_path, MIXED, units=("mol m-3", "K"))
+    rows, left_out = page_tables.symbol_table(results)
+    start = [("at time 0", 1.0, 1.0)]
+    assert left_out == 0
+    assert [(r["name"], r["role"], r["unit"], r["meaning"], r["wrt"], r["ranges"]) for r in rows] == [
+        ("x0", "state", "mol m-3", "", [], start),
+        ("x1", "state", "K", "", [], start),
+        ("k1", "parameter", "1", "", ["k1@dynamic", "k1@steady"], [("", 0.0, 2.0)]),
+    ]
+    assert "The model’s description gives no meanings." in report.page(results, {})
+    results.model.attrs["description"] = "- `k1`: how <fast> it is."
+    results.best.steady["k"].values[:, 0] = 5.0
+    assert page_tables.symbol_table(results)[0][2]["ranges"] == [
+        ("steady phase", 5.0, 5.0),
+        ("dynamic phase", 0.0, 2.0),
+    ]
+    words = Page(report.page(results, {})).words
+    assert "k1 parameter 1 how <fast> it is. k1@dynamic, k1@steady steady phase: 5 ; dynamic phase: 0 to 2" in words
+
+
+def test_the_sweep_of_every_derivative_is_in_the_page(tmp_path: Path) -> None:
+    results = study(tmp_path, MIXED, wrt=tuple(f"k{i}@dynamic" for i in range(40)))
+    data = details.page_data(results, [])
+    assert (data["valleys"], data["variants"][0]["of"], len(data["variants"][0]["wrt"])) == (6, 40, 16)
+    ds, size = results.best.gradients, results.best.size[1]
+    valleys = {j: rest for j, *rest in data["scenarios"][1]["by"][0]["valley"]}
+    assert sorted(valleys) == list(range(details.MOST_WRT))
+    for j, (first, last, errors, bound) in valleys.items():
+        width = ds["fd_sweep_width"].values[1, j]
+        error = np.abs(ds["fd_sweep"].values[1, j] - ds["ad"].values[1, 0, j]) / size
+        # Half a hundredth of a decade is 1.2 %.
+        np.testing.assert_allclose(10 ** (np.linspace(first, last, len(width)) / 100), width, rtol=0.012)
+        np.testing.assert_allclose(10 ** (np.array(errors) / 100), error, rtol=0.012)
+        assert 10 ** (bound / 100) == pytest.approx(ds["fd_error"].values[1, j] / size, rel=0.012)
+
+
+MOVED = "moved most in the last accepted step"
+
+
+def test_a_failure_names_the_state_that_its_record_tells(tmp_path: Path) -> None:
+    results = study(tmp_path, MIXED)
+    naive = next(v for v in results.variants if v.name == "naive")
+    naive.dynamics.load()
+    i = results.index(naive)
+    where = lambda: {f["code"]: f["rows"][0]["where"] for f in page_tables.failure_table(results)}
+    assert wording.worst_state(results, naive, 1) == ("x0", MOVED)
+    assert where()["steps_exhausted"] == f"state x0: {MOVED}"
+    # Nothing is known of what has no failed simulation.
+    assert [wording.worst_state(results, naive, s) for s in (0, 3, 4, 5, 6)] == [None] * 5
+    # A cause that names none: from the record.
+    results.summary["cause_state"].values[i] = -1
+    for s, state in ((1, 1), (2, 1)):
+        at = naive.steps(s).stop - 1
+        naive.dynamics["step_x"].values[at - 1 : at + 1] = 0.0
+        naive.dynamics["step_x"].values[at, state] = 5.0
+        naive.dynamics["step_x"].values[at, 0] = np.nan
+    assert wording.worst_state(results, naive, 1) == ("x1", MOVED)
+    assert where()["steps_exhausted"] == f"state x1: {MOVED}"
+    told = details.page_data(results, [])["scenarios"]
+    at = results.shown.index(naive)
+    assert [s["by"][at].get("at") for s in told] == [None, *[("x1", MOVED)] * 2, *[None] * 4]
+    # One that overflowed, in an attempt that was recorded as such; the first scenario's attempts are all finite.
+    results.summary["cause"].values[i] = CAUSES.index("state_overflow")
+    results.summary["cause_state"].values[i] = 1
+    naive.dynamics["attempt_finite"].values[naive.attempts(1)] = 1
+    naive.dynamics["attempt_finite"].values[naive.attempts(2).start] = 0
+    assert [wording.worst_state(results, naive, s) for s in (1, 2)] == [
+        ("x1", MOVED),
+        ("x1", "the first that is not finite in the attempt that is told"),
+    ]
+
+
+def test_the_environment_says_what_of_the_processor_is_known(tmp_path: Path) -> None:
+    results = study(tmp_path, {"mine": ["verified"]})
+    recorded = {"jax": "1", "machine": "x86_64", "cpu_features": ["avx", "fma"]}
+    results.best.dynamics.attrs["retrograd_environment"] = json.dumps(recorded)
+    words = Page(report.page(results, {})).words
+    assert "processor architecture x86_64" in words
+    assert "vector instructions avx, fma" in words
+    assert "They do not record its model: with its name, digests would differ" in words
 
 
 def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:

@@ -101,6 +101,24 @@ def test_a_newton_iteration_that_stays_finite_is_told_as_such():
     assert "stay finite and do not converge in 10" in finding.said
 
 
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, "the Newton iteration of its stages converges"),
+        ({"method": "chord"}, "the chord iteration of its stages converges"),
+        ({"solver": "Tsit5"}, "the step is finite"),
+    ],
+)
+def test_a_step_that_succeeds_on_its_own_depends_on_rounding(changes, wanted):
+    settings = options(**changes)
+    k = grid()[0]
+    attempt = next(a for a in alone(settings, k).attempts if a.accepted)
+    assert trace.Diagnosis(FIELD, StiffGrid(), settings, k)(attempt).sentence == (
+        f"when the step is repeated on its own, outside the batch, {wanted}: it depends on rounding, thus on the "
+        "batch's vector width and the machine, whether this step succeeds"
+    )
+
+
 def test_the_chord_iteration_of_diffrax_is_told_with_its_two_corrections():
     settings = options(method="chord")
     k1, k3 = (list(StiffGrid.parameters).index(name) for name in ("k1", "k3"))
