@@ -15,7 +15,7 @@ import numpy as np
 
 from retrograd.api import Model
 from retrograd.context import field_of
-from retrograd.dynamics import DT_MIN, NONFINITE, SKIPPED, SUCCESSFUL, Record, longest_steps
+from retrograd.dynamics import DT_MIN, KVAERNO5, NONFINITE, SKIPPED, SUCCESSFUL, Record, longest_steps
 from retrograd.jumps import jumps_of
 from retrograd.nonfinite import NonFinite
 from retrograd.schema import CAUSES, STEADY_STATUS
@@ -254,8 +254,7 @@ def of_steady_states(
     if not failed:
         return causes
     field = field_of(cls, options)
-    settings = {**options, "solver": "Kvaerno5", "nonlinear": {"method": "newton"}}
-    diagnosis = Diagnosis(field, model, settings, np.zeros(k.shape[1]))
+    diagnosis = Diagnosis(field, model, {**options, **KVAERNO5}, np.zeros(k.shape[1]))
     for i in failed:
         here, status = diagnosis.of(k[i]), STEADY_STATUS[found.status[i]]
         guess, x, residual = found.x_guess[i], found.x[i], found.residual_norm[i]

@@ -20,7 +20,7 @@ from scipy.integrate import solve_ivp
 from retrograd.api import Model
 from retrograd.batches import batched
 from retrograd.context import field_of
-from retrograd.dynamics import SUCCESSFUL, Integrator, rows_at
+from retrograd.dynamics import KVAERNO5, SUCCESSFUL, Integrator, rows_at
 from retrograd.gradients import GradientProblem
 from retrograd.plugins import member
 from retrograd.weights import flatten, unflatten
@@ -87,8 +87,7 @@ class RetrogradKvaerno5(Retrograd):
     """The same with Kvaerno5 and a full Newton iteration, whatever the variant's solver is."""
 
     def __init__(self, cls: type[Model], model: Model, options: Mapping[str, Any], rtol: float, atol: float) -> None:
-        nonlinear = {"method": "newton", "rtol": None, "atol": None}
-        super().__init__(cls, model, {**options, "solver": "Kvaerno5", "nonlinear": nonlinear}, rtol, atol)
+        super().__init__(cls, model, {**options, **KVAERNO5}, rtol, atol)
 
 
 class Diffrax(Contestant):

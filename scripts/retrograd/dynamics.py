@@ -39,6 +39,9 @@ SUCCESSFUL, MAX_STEPS, DT_MIN, NONFINITE, SKIPPED = range(len(DYNAMICS_STATUS))
 # Iterations on a stage; a step that needs more is better made shorter.
 NEWTON_STEPS = 10
 
+# Settings of the solve that is taken where a variant's own is not asked for.
+KVAERNO5 = {"solver": "Kvaerno5", "nonlinear": {"method": "newton", "rtol": None, "atol": None}}
+
 
 class SegmentedController(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
     """A PID controller whose largest step depends on the segment of time that the step starts in."""
@@ -78,10 +81,11 @@ class SegmentedController(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
 
 def make_solver(options: Mapping[str, Any]) -> Any:
     """Returns the diffrax solver of a variant, with its inner nonlinear solve if it has one."""
-    if options["solver"] == "Rodas5P":
+    tableau = tableau_of(options["solver"])
+    if tableau.linearly_implicit:
         return Rodas5P()
     cls = getattr(diffrax, options["solver"])
-    if not cls.tableau.implicit:
+    if tableau.explicit:
         return cls()
     nonlinear, controller = options["nonlinear"], options["controller"]
     rtol = controller["rtol"] if nonlinear["rtol"] is None else nonlinear["rtol"]
@@ -185,7 +189,7 @@ class Integrator:
         self.stop = times[-1]
         rtol, atol = options["controller"]["rtol"], options["controller"]["atol"]
         own, sensitive = uses_own_step(options), options["controller"].get("sensitivities", False)
-        solver = make_solver(options)
+        linearly_implicit, solver = tableau_of(options["solver"]).linearly_implicit, make_solver(options)
         if sensitive and hasattr(solver, "scan_kind"):
             # diffrax's default loop over stages has no derivative forwards.
             solver = replace(solver, scan_kind="lax")
@@ -214,7 +218,7 @@ class Integrator:
             if own:
                 return rate(t0, x, (model, k))
             state = solver.init(term, t0, t1, x, (model, k))
-            if state is None or isinstance(solver, Rodas5P):
+            if state is None or linearly_implicit:
                 return state
             # diffrax evaluates the first stage of every lane anew while *any* lane is at its first step, so
             # that one scenario changes the rounding of its neighbours. Given here, it never does.
@@ -235,7 +239,7 @@ class Integrator:
                 state, dstate = along(of, model, x, k, dx=dx)
             else:
                 state = state_at(model, t0, t1, x, k)
-            first_rate = state[0] if isinstance(solver, Rodas5P) else rate(t0, x, args)
+            first_rate = state[0] if linearly_implicit else rate(t0, x, args)
             usable = jnp.isfinite(t1) & jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(first_rate))
             status = jnp.where(usable, -1, NONFINITE)
             zero = jnp.zeros((), jnp.int32)

@@ -32,6 +32,8 @@ SIMPLIFIED_STEPS = 40
 class Tableau:
     """The coefficients of a diffrax Runge-Kutta solver as full arrays."""
 
+    linearly_implicit = False
+
     def __init__(self, solver_name: str) -> None:
         t = getattr(diffrax, solver_name).tableau
         s = t.num_stages

@@ -22,8 +22,8 @@ import optimistix as optx
 
 from retrograd.api import Model
 from retrograd.batches import batched, float_type
+from retrograd.dynamics import KVAERNO5, SUCCESSFUL, Integrator
 from retrograd.dynamics import MAX_STEPS as DYNAMICS_MAX_STEPS
-from retrograd.dynamics import SUCCESSFUL, Integrator
 from retrograd.linalg import jitter, orthonormal, projector, solve
 from retrograd.plugins import Field, asked, member, parameter_dict
 from retrograd.schema import STEADY_METHOD, STEADY_STATUS
@@ -434,8 +434,7 @@ class SteadyProblem:
         """Returns x (NaN where it did not come to rest), the attempts used and a status, integrating from the guess."""
         double = self.dtype == np.float64
         options = {
-            "solver": "Kvaerno5",
-            "nonlinear": {"method": "newton", "rtol": None, "atol": None},
+            **KVAERNO5,
             "controller": {
                 "rtol": 1e-6 if double else 1e-4,
                 "atol": 1e-8 if double else 1e-5,

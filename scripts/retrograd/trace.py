@@ -178,8 +178,6 @@ class Diagnosis:
         self.tableau = tableau_of(options["solver"])
         self._field = field
         self._own = uses_own_step(options)
-        # Whether the Jacobian at the start serves the whole step, without an iteration.
-        self._frozen = not (self.tableau.implicit or self.tableau.explicit)
         self._options = options
         self._both = eqx.filter_jit(lambda model, t, x, k: rate_and_jacobian(field, model, t, x, k))
         self._slope = eqx.filter_jit(
@@ -226,7 +224,7 @@ class Diagnosis:
                     found = self._stage(attempt, i)
                     if found:
                         return found
-            if self._frozen and (found := self.look(attempt.t1, attempt.end)[0]):
+            if self.tableau.linearly_implicit and (found := self.look(attempt.t1, attempt.end)[0]):
                 found.said = f"at the end of the step, {found.said}"
                 return found
         if attempt.is_finite:
@@ -241,7 +239,7 @@ class Diagnosis:
             if not np.all(np.isfinite(attempt.stages[i])):
                 return Finding("the rates of the stages before are finite, and their sum overflows", "iterate", i)
             finding = self.rates(t, attempt.stages[i])
-            if self._frozen and finding is None:
+            if self.tableau.linearly_implicit and finding is None:
                 finding = self.look(t, attempt.stages[i])[0] if i == 0 else None
                 told = "rates and Jacobian at the start are finite, and I - h gamma df/dx cannot be solved with"
                 finding = finding or Finding(told, "matrix")
@@ -366,7 +364,7 @@ def walk_back(
     tableau, dtype = tableau_of(options["solver"]), float_type()
     a, b = tableau.a, tableau.b
     k_ = jnp.asarray(k, dtype)
-    frozen = not (tableau.implicit or tableau.explicit)
+    frozen = tableau.linearly_implicit
     starts, stages = stages[:, 0], np.asarray(stage_points(jnp.asarray(stages, dtype))) if frozen else stages
 
     @eqx.filter_jit
