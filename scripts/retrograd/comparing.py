@@ -24,6 +24,7 @@ from retrograd.agreement import (
     Weighed,
     by_owner,
     nothing_compared,
+    unmeasured,
     weigh,
     worst_of,
 )
@@ -320,7 +321,7 @@ class Comparison:
                 Quantity(
                     guess,
                     there.of(stage, "x_guess"),
-                    rounding=64 * np.finfo(self.dtype).eps * np.abs(guess),
+                    rounding=unmeasured(guess, self.dtype),
                     size=np.abs(guess),
                     **common,
                 )

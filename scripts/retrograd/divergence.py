@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from retrograd.agreement import DIFFERENT, IDENTICAL, NOT_COMPARED, Weighed
+from retrograd.agreement import DIFFERENT, IDENTICAL, NOT_COMPARED, Weighed, unmeasured
 from retrograd.comparing import MOST_TRIED, STAGES, Comparison, counted
 from retrograd.ensemble import starts
 from retrograd.runs import Side, shapes
@@ -271,8 +271,7 @@ def excess(comparison: Comparison, removed: Sequence[str], settings: Mapping[str
             pairs.append((begun["x_start"], c.there.of("dynamics", "x_start")[part], "x_start"))
         for mine, theirs, name in pairs:
             slack = c.inner(theirs, part) if name == "x" else 0
-            floor = 64 * np.finfo(c.dtype).eps * np.abs(theirs)
             with np.errstate(all="ignore"):
-                ratio = np.abs(mine - theirs) / (c.limit(name)[part] + slack + floor)
+                ratio = np.abs(mine - theirs) / (c.limit(name)[part] + slack + unmeasured(theirs, c.dtype))
             most = max(most, float(np.nanmax(np.where(np.isnan(mine) & np.isnan(theirs), 0, ratio), initial=0)))
     return most
