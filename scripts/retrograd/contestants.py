@@ -18,7 +18,6 @@ import optimistix as optx
 from scipy.integrate import solve_ivp
 
 from retrograd.api import Model
-from retrograd.batches import batched
 from retrograd.context import field_of
 from retrograd.dynamics import KVAERNO5, SUCCESSFUL, Integrator, rows_at
 from retrograd.gradients import GradientProblem
@@ -75,11 +74,7 @@ class Retrograd(Contestant):
         good = np.flatnonzero([r.status == SUCCESSFUL for r in records])
         steps = [records[i].step_time for i in good]
         ends, stages = p.replayer.forward(self.model, x[good], k[good], steps)
-        rows = p.saved(ends, steps, x[good])
-        _, lx, lk, lw = batched(p._loss, self.model, rows, k[good])
-        injected = [p.injected(s, slope) for s, slope in zip(steps, lx, strict=True)]
-        _, dk, dw = p.replayer.backward(self.model, k[good], steps, stages, injected, p.weights)
-        gk[good], gw[good] = dk + lk, dw + lw
+        *_, gk[good], gw[good] = p.to_start(k[good], steps, stages, p.saved(ends, steps, x[good]))
         return gk, gw
 
 

@@ -202,15 +202,25 @@ class GradientProblem:
 
         - `jitter`: 0, or the seed of changes of the size of rounding (`linalg.jitter`).
         """
-        loss, lx, lk, lw = batched(self._loss, self.model, rows, data.k_dynamic)
-        injected = [self.injected(steps, slope) for steps, slope in zip(data.steps, lx, strict=True)]
-        gx, gk, gw = self.replayer.backward(
-            self.model, data.k_dynamic, data.steps, stages, injected, self.weights, jitter
-        )
+        loss, lx, gx, gk, gw = self.to_start(data.k_dynamic, data.steps, stages, rows, jitter)
+        dynamic, steady, network = self.from_start(data, gx, gk, gw, jitter)
+        return {"loss": loss, "loss_slope": lx, "dynamic": dynamic, "steady": steady, "network": network}
+
+    def to_start(
+        self, k: np.ndarray, steps: list[np.ndarray], stages: list[np.ndarray], rows: np.ndarray, jitter: int = 0
+    ) -> tuple[np.ndarray, ...]:
+        """Returns the loss, its slope, and its derivatives by start state, k and weights with the others held.
+
+        - `k`, `steps`: as `k_dynamic` and `steps` of `Scenarios`; the other arguments as those of `adjoint`.
+
+        Shapes (scenario,), (scenario, time, state), (scenario, state), (scenario, parameter) and (scenario, weight).
+        """
+        loss, lx, lk, lw = batched(self._loss, self.model, rows, k)
+        injected = [self.injected(ends, slope) for ends, slope in zip(steps, lx, strict=True)]
+        gx, gk, gw = self.replayer.backward(self.model, k, steps, stages, injected, self.weights, jitter)
         if self.times[0] == 0:
             gx = gx + lx[:, 0]
-        dynamic, steady, network = self.from_start(data, gx, gk + lk, gw + lw, jitter)
-        return {"loss": loss, "loss_slope": lx, "dynamic": dynamic, "steady": steady, "network": network}
+        return loss, lx, gx, gk + lk, gw + lw
 
     def injected(self, steps: np.ndarray, slope: np.ndarray) -> np.ndarray:
         """Returns what the loss adds to the cotangent at each step's end, shape (step, state).
