@@ -38,7 +38,7 @@ from retrograd.linalg import jitter
 from retrograd.origins import flat, setting_pairs
 from retrograd.results import spread
 from retrograd.runs import Side, labels_of, shapes, units_of
-from retrograd.schema import DYNAMICS_STATUS, STEADY_STATUS, VERDICTS
+from retrograd.schema import DYNAMICS_STATUS, STAGES, STEADY_STATUS, VERDICTS
 from retrograd.solve_stage import simulate
 from retrograd.starts import StartOfDynamics
 from retrograd.weights import evaluate, n_weights
@@ -46,7 +46,7 @@ from retrograd.weights import evaluate, n_weights
 Settings = Mapping[str, Any]
 Places = Callable[[tuple[int, ...]], str]
 
-STAGES = ("study", "model", "steady_state", "dynamics", "gradients")
+PARTS = ("study", "model", *STAGES)
 # Scenarios that are replayed: those that are furthest apart, and of the others some, evenly spread.
 MOST_REPLAYED = 256
 # Scenarios on which reasons are tried.
@@ -716,7 +716,7 @@ class Comparison:
         """Adds the verdict on each stage's settings: another one is a difference where any value is another one."""
         for stage in self.here.files:
             count, apart = self.settings(stage)
-            later = STAGES[STAGES.index(stage) :]
+            later = PARTS[PARTS.index(stage) :]
             same = all(
                 w.verdict in (IDENTICAL, NOT_COMPARED) for (_, n), w in found.items() if n.split(".")[0] in later
             )

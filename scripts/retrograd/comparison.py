@@ -10,7 +10,7 @@ import xarray as xr
 
 from retrograd import store
 from retrograd.agreement import NOT_COMPARED, Weighed, nothing_compared, worst_of
-from retrograd.comparing import STAGES, Comparison, verdict_of
+from retrograd.comparing import PARTS, Comparison, verdict_of
 from retrograd.schema import COMPARISON, KINDS, ORIGINS
 
 
@@ -130,7 +130,7 @@ def joined(parts: Sequence[xr.Dataset], settings: Mapping[str, Any]) -> xr.Datas
 
 
 def _in_order(quantities: list[str]) -> list[str]:
-    return sorted(quantities, key=lambda q: STAGES.index(q.split(".")[0]))
+    return sorted(quantities, key=lambda q: PARTS.index(q.split(".")[0]))
 
 
 def overall(ds: xr.Dataset) -> int:

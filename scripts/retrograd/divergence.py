@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from retrograd.agreement import DIFFERENT, IDENTICAL, NOT_COMPARED, Weighed, unmeasured
-from retrograd.comparing import MOST_TRIED, STAGES, Comparison, counted
+from retrograd.comparing import MOST_TRIED, PARTS, Comparison, counted
 from retrograd.ensemble import starts
 from retrograd.runs import Side, shapes
 from retrograd.weights import with_arrays
@@ -52,7 +52,7 @@ def first_divergence(comparison: Comparison, found: Found) -> dict[str, Any]:
     values = [(key[1], w) for key, w in counted(found).items() if not key[1].endswith(".settings")]
     worst = DIFFERENT if any(w.verdict == DIFFERENT for _, w in values) else None
     diverges = lambda code: code == worst if worst is not None else code not in (IDENTICAL, NOT_COMPARED)
-    for stage in STAGES:
+    for stage in PARTS:
         named = [(name, w) for name, w in values if name.split(".")[0] == stage and diverges(w.verdict)]
         if not named:
             continue

@@ -25,6 +25,7 @@ from retrograd.packing import OWN, beside, source
 from retrograd.provenance import canonical, code_digest, file_digest, text_digest
 from retrograd.references import digest_of, plugin_of, variants_of
 from retrograd.scenarios import automatic_size, chunks
+from retrograd.schema import stages_of
 from retrograd.study import BESIDE, IMPORTED, stage_options
 from retrograd.whole import whole
 
@@ -78,8 +79,7 @@ class Plan:
         self.study = load_study(config, own if own.is_file() else root / own)
         self.results = f"results/{self.study.study}"
         self.variants = list(self.study.variants)
-        steady = ["steady_state"] if self.study.start == "steady_state" else []
-        self.stages = [*steady, "dynamics", "gradients"]
+        self.stages = stages_of(self.study.start)
         self._options = {v: {s: stage_options(self.study, v, s) for s in self.stages} for v in self.variants}
         self.works: dict[str, Work] = {}
         self._of: dict[tuple[str, str], str] = {}

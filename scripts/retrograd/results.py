@@ -16,6 +16,7 @@ from retrograd import store
 from retrograd.errors import RetrogradError
 from retrograd.provenance import file_digest
 from retrograd.scenarios import Table, read_scenarios
+from retrograd.schema import stages_of
 
 # How many have a row of a figure or a table; what is left out is said in the captions.
 MOST_VARIANTS = 24
@@ -336,12 +337,12 @@ def of_tree(tree: xr.DataTree) -> Results:
         )
     summary = _named(by_kind["summary"])
     config = store.config_of(summary)
-    steady = ["steady_state"] if config["start"] == "steady_state" else []
+    needed = set(stages_of(config["start"]))
     gradient_of = {v["name"]: v["gradient"] for v in config["variants"]}
     variants, rows = list[Treated](), list[int]()
     for row, name in enumerate(store.labels(summary, "variant")):
         stages = tree.children[name].children if name in tree.children else {}
-        if not {*steady, "dynamics", "gradients"} <= set(stages):
+        if not needed <= set(stages):
             continue
         files = {stage: _named(node) for stage, node in stages.items()}
         _whole_records(name, files["dynamics"])
