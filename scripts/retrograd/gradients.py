@@ -110,8 +110,6 @@ class GradientProblem:
         norms = np.linalg.norm(directions, axis=1, keepdims=True)
         self.directions = directions / np.where(norms > 0, norms, 1)
         self.initial, self.onset = InitialState(cls), StartOfDynamics(cls)
-        # Time [s] that a method took for all scenarios at its last call, compilation left out, where it was taken.
-        self.seconds: dict[str, float] = {}
         self._loss = self._make_loss()
         self._loss_tangents: Any = eqx.filter_jit(jax.vmap(self.loss_tangent, in_axes=(None, 0, 0, 0, None, None)))
 

@@ -346,7 +346,7 @@ def _checkpoint(page: _Page, problem: GradientProblem, data: Scenarios, run: Run
     if "checkpoint" not in problem.methods:
         page.say("The study does not form this gradient (gradient.methods).")
         return
-    gradient, _, _ = checkpoint(problem, data)
+    gradient, *_ = checkpoint(problem, data)
     ad = problem.columns_of(gradient)[0]
     page.say("", "Derivatives of the loss by checkpoint:", "")
     page.say(*(f"{label:<28} {v:.12g}" for label, v in zip(problem.labels, ad, strict=True)), indent=4)
