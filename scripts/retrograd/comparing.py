@@ -34,7 +34,7 @@ from retrograd.ensemble import MARGIN, MEMBERS, replay
 from retrograd.find_stage import find_steady_states
 from retrograd.gradient_stage import gradient_problem
 from retrograd.gradients import GradientProblem, Scenarios, largest
-from retrograd.linalg import jitter
+from retrograd.linalg import jitter, tolerance
 from retrograd.origins import flat, setting_pairs
 from retrograd.results import spread
 from retrograd.runs import Side, labels_of, shapes, units_of
@@ -214,11 +214,11 @@ class Comparison:
         # Told by its certificates, in units of its tolerance.
         deviation = self.there.of("gradients", "replay_deviation")[owner]
         deviation = np.where(np.isfinite(deviation), deviation, 0.0)
-        return deviation.reshape(-1, *[1] * (x.ndim - 1)) * _tolerance(self.their_options["controller"], x)
+        return deviation.reshape(-1, *[1] * (x.ndim - 1)) * tolerance(self.their_options["controller"], x)
 
     def unit(self, x: np.ndarray) -> np.ndarray:
         """Returns the tolerance of the solve at states."""
-        return _tolerance(self.options["controller"], x)
+        return tolerance(self.options["controller"], x)
 
     # -- the free comparison -------------------------------------------------------------------------------
 
@@ -312,7 +312,7 @@ class Comparison:
         c = self.options["find"]["steady_state"]
         place = self._names([self.states])
         x, other = here.of(stage, "x"), there.of(stage, "x")
-        unit = _tolerance(c, other)
+        unit = tolerance(c, other)
         common = {"owner": self.owner, "place": place, "dtype": self.dtype}
         guess = here.of(stage, "x_guess")
         return {
@@ -373,7 +373,7 @@ class Comparison:
         if find is None:
             return 0.0
         rest, onset = self.there.of("steady_state", "x"), StartOfDynamics(self.cls)
-        off = _tolerance(find["steady_state"], rest)
+        off = tolerance(find["steady_state"], rest)
         if not onset.given:
             return off
         directions = len(self.states)
@@ -556,7 +556,7 @@ class Comparison:
             mine = [at[int(row)] for row in part]
             if stage == "steady_state":
                 x, found = self.there.of(stage, "x")[part], problem.at_rest(problem.model, data)
-                out[mine] = np.all(np.abs(found - x) <= _tolerance(self.options["find"]["steady_state"], x), axis=1)
+                out[mine] = np.all(np.abs(found - x) <= tolerance(self.options["find"]["steady_state"], x), axis=1)
                 continue
             steps = [s[:MOST_STEPS] for s in data.steps]
             ends, _ = problem.replayer.forward(problem.model, data.x_start, data.k_dynamic, steps)
@@ -739,10 +739,6 @@ def counted(found: Mapping[tuple[str, str], Weighed]) -> dict[tuple[str, str], W
 def verdict_of(found: Mapping[tuple[str, str], Weighed]) -> int:
     """Returns the verdict on a variant."""
     return int(worst_of(np.array([w.verdict for w in counted(found).values()])))
-
-
-def _tolerance(settings: Mapping[str, float], x: np.ndarray) -> np.ndarray:
-    return settings["atol"] + settings["rtol"] * np.abs(x)
 
 
 def _own_settings(ds: xr.Dataset, stage: str) -> dict[str, Any]:

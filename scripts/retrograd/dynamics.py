@@ -21,6 +21,7 @@ import optimistix as optx
 from retrograd.api import Model
 from retrograd.batches import LANES, float_type
 from retrograd.jumps import jump_times_of, jumps_of, row_times
+from retrograd.linalg import tolerance
 from retrograd.plugins import Field
 from retrograd.rosenbrock import Rodas5P, tableau_of
 from retrograd.runge_kutta import RungeKutta
@@ -187,13 +188,16 @@ class Integrator:
         jumps = jumps_of(field)
         times = row_times(jump_times_of(field), save_times, self.dtype)
         self.stop = times[-1]
-        rtol, atol = options["controller"]["rtol"], options["controller"]["atol"]
         own, sensitive = uses_own_step(options), options["controller"].get("sensitivities", False)
         linearly_implicit, solver = tableau_of(options["solver"]).linearly_implicit, make_solver(options)
         if sensitive and hasattr(solver, "scan_kind"):
             # diffrax's default loop over stages has no derivative forwards.
             solver = replace(solver, scan_kind="lax")
-        step = RungeKutta(field, options["solver"], atol, n, self.dtype, NEWTON_STEPS) if own else None
+        step = (
+            RungeKutta(field, options["solver"], options["controller"]["atol"], n, self.dtype, NEWTON_STEPS)
+            if own
+            else None
+        )
         step_ends = times[times > 0]
         if jumps is not None:
             step_ends = np.union1d(step_ends, jumps.before(self.stop, self.dtype))
@@ -284,7 +288,8 @@ class Integrator:
             if jumps is not None:
                 t1 = jumps.cut_off(t0, t1)
             seen = jnp.where(jnp.any(jnp.isnan(y1)), before, y1)
-            scaled = optx.rms_norm(error / (atol + rtol * jnp.maximum(jnp.abs(before), jnp.abs(seen))))
+            larger = jnp.maximum(jnp.abs(before), jnp.abs(seen))
+            scaled = optx.rms_norm(error / tolerance(options["controller"], larger))
             attempts = lane.attempts + 1
             select = lambda new, old: jax.tree_util.tree_map(lambda a, b: jnp.where(keep, a, b), new, old)
             done = t0 >= stop

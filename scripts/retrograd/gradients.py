@@ -20,6 +20,7 @@ from retrograd.differences import FURTHER, NOISE_PAIRS, WIDTHS, Samples, coarse,
 from retrograd.dynamics import SUCCESSFUL, Record, save_index
 from retrograd.jump_replay import make_replayer
 from retrograd.jumps import jump_times_of, row_times
+from retrograd.linalg import tolerance
 from retrograd.plugins import Field, member
 from retrograd.replay import Linearised
 from retrograd.starts import InitialState, StartOfDynamics
@@ -183,10 +184,9 @@ class GradientProblem:
         (scenario, parameter), `network` (scenario, weight).
         """
         ends, stages = self.replayer.forward(self.model, data.x_start, data.k_dynamic, data.steps)
-        c = self.options["controller"]
         deviation = np.array(
             [
-                np.max(np.abs(e - r) / (c["atol"] + c["rtol"] * np.abs(r)), initial=0.0)
+                np.max(np.abs(e - r) / tolerance(self.options["controller"], r), initial=0.0)
                 for e, r in zip(ends, data.step_x, strict=True)
             ]
         )

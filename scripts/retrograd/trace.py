@@ -18,6 +18,7 @@ from retrograd.batches import float_type
 from retrograd.dynamics import NEWTON_STEPS, SUCCESSFUL, Integrator, make_solver, uses_own_step
 from retrograd.jumps import jumps_of
 from retrograd.linalg import solve as linear_solve
+from retrograd.linalg import tolerance
 from retrograd.nonfinite import NonFinite, first_nonfinite
 from retrograd.plugins import Field
 from retrograd.rosenbrock import rodas5p, slopes, stage_points, tableau_of
@@ -304,6 +305,7 @@ class Diagnosis:
         base, ha, rate = self._base(attempt, i, h)
         matrix = np.eye(len(rate), dtype=self.dtype) - slope
         finder = make_solver(self._options).root_finder
+        inner = {"rtol": finder.rtol, "atol": finder.atol}
         sizes: list[Any] = []
         # VeryChord calls whatever has not converged after its second correction a failure, and optimistix ends there.
         for iteration in range(2):
@@ -319,7 +321,7 @@ class Diagnosis:
             if not np.all(np.isfinite(step)):
                 return Finding(f"{where}: the rates are finite, and I - h a_ii df/dx cannot be solved with", "matrix")
             rate = rate - step
-            sizes.append(np.sqrt(np.mean((step / (finder.atol + finder.rtol * np.abs(rate))) ** 2)))
+            sizes.append(np.sqrt(np.mean((step / tolerance(inner, rate)) ** 2)))
         ratio = sizes[1] / sizes[0]
         left = sizes[1] * ratio / (1 - ratio)
         leaves = "diverges" if ratio >= 1 else f"leaves {left:.3g}, wanted between 0 and {finder.kappa:g}"
