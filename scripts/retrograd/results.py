@@ -40,6 +40,12 @@ class Treated:
     steady: xr.Dataset | None = None
     fit: xr.Dataset | None = None
 
+    @classmethod
+    def of(cls, name: str, method: str, settings: Mapping[str, Any], files: Mapping[str, xr.Dataset]) -> Treated:
+        """Returns a variant's results from its files by stage."""
+        required = files["dynamics"], files["gradients"]
+        return cls(name, method, settings, *required, files.get("steady_state"), files.get("fit"))
+
     @cached_property
     def methods(self) -> list[str]:
         return store.labels(self.gradients, "method")
@@ -288,17 +294,7 @@ def load(
         here = Path(folder) / name
         files = store.read_stages(here, settings["stages"], store.LARGE, wanted | {"variant": name})
         stages |= {f"{name}/{stage}": file_digest(here / f"{stage}.nc") for stage in files}
-        variants.append(
-            Treated(
-                name=name,
-                method=settings["gradient_of"][name],
-                settings=resolved,
-                dynamics=files["dynamics"],
-                gradients=files["gradients"],
-                steady=files.get("steady_state"),
-                fit=files.get("fit"),
-            )
-        )
+        variants.append(Treated.of(name, settings["gradient_of"][name], resolved, files))
     table = store.read(summary, "summary", wanted=stages)
     # Canonical JSON has sorted the variants: the summary has them in the study's order.
     order = store.labels(table, "variant")
@@ -348,17 +344,7 @@ def of_tree(tree: xr.DataTree) -> Results:
         _whole_records(name, files["dynamics"])
         settings = {stage: store.config_of(ds) for stage, ds in files.items()}
         rows.append(row)
-        variants.append(
-            Treated(
-                name,
-                gradient_of[name],
-                settings,
-                files["dynamics"],
-                files["gradients"],
-                files.get("steady_state"),
-                files.get("fit"),
-            )
-        )
+        variants.append(Treated.of(name, gradient_of[name], settings, files))
     if not variants:
         raise RetrogradError(
             "found no variant with all of its stages in the tree, wanted at least one; "
