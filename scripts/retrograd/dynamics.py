@@ -60,7 +60,7 @@ class SegmentedController(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
         return self.controller.atol
 
     @property
-    def norm(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def norm(self):
         return self.controller.norm
 
     def wrap(self, direction):
