@@ -37,8 +37,8 @@ def main(
     rungs = (steady["rung"].values if steady else np.zeros(len(chunk.ids), int), dynamics["rung"].values)
     problem = gradient_problem(cls, model, options)
     progress = Progress("finite differences", WIDTHS * int(recorded.ok.sum()), "replays, one a scenario and width")
-    watch = Stopwatch()
-    table = form_gradients(cls, model, options, problem, recorded, records, rungs, progress.advance)
+    watch, took = Stopwatch(), {}
+    table = form_gradients(cls, model, options, problem, recorded, records, rungs, progress.advance, took.__setitem__)
     watch.lap("gradients, their check and causes of failures, compilation included")
     for m, method in enumerate(problem.methods):
         counts = np.bincount(table["status"][:, m], minlength=len(VERDICTS))
@@ -59,14 +59,14 @@ def main(
     )
     store.write(dataset, out_file, GRADIENTS, run.provenance())
     if seconds_file is not None:
-        rows, seconds = np.flatnonzero(recorded.ok), []
+        rows = np.flatnonzero(recorded.ok)
         for method in problem.methods:
-            if len(rows) and method not in problem.seconds:
+            if len(rows) and method not in took:
                 watch = Stopwatch()
                 # The check has compiled it.
                 derivatives(method, problem, recorded.take(rows))
-                problem.seconds[method] = watch.lap(f"{method}, compiled before")
-            seconds.append(problem.seconds.get(method, 0.0))
+                took[method] = watch.lap(f"{method}, compiled before")
+        seconds = [took.get(method, 0.0) for method in problem.methods]
         times = store.build(TIMINGS, {"seconds": seconds}, {"part": problem.methods})
         store.write(times, seconds_file, TIMINGS, run.provenance())
 

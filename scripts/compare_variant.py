@@ -15,14 +15,15 @@ def main(run, root, reference, digest, plugin, class_name, model_file, scenarios
     from retrograd.comparison import part_of
     from retrograd.divergence import first_divergence, reason
     from retrograd.origins import differences
+    from retrograd.provenance import without_names
     from retrograd.references import results_of
     from retrograd.runs import both_sides, chunk_of_both, read_run
     from retrograd.scenarios import read_scenarios
-    from retrograd.schema import COMPARISON
+    from retrograd.schema import COMPARISON, stages_of
 
     variant = run.settings["variant"]
-    options = {key: value for key, value in run.settings.items() if key not in ("study", "variant", "class")}
-    stages = [*(["steady_state"] if options["find"] else []), "dynamics", "gradients"]
+    options = without_names(run.settings)
+    stages = stages_of(options["start"])
     watch = Stopwatch()
     there = read_run(results_of(reference, Path(root), digest), variant, stages)
     run.digest("plugin", plugin)

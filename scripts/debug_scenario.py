@@ -10,16 +10,15 @@ if TYPE_CHECKING:
 
 def main(run, plugin, class_name, model_file, scenario, out_file):
     from retrograd import context
+    from retrograd.provenance import without_names
     from retrograd.trace_text import trace
     from retrograd.whole import whole
 
-    settings = dict(run.settings)
-    study, variant = settings.pop("study"), settings.pop("variant")
-    settings.pop("class")
+    settings, names = without_names(run.settings), {key: run.settings[key] for key in ("study", "variant")}
     run.digest("plugin", plugin)
     cls, model = context.load_model(plugin, class_name, model_file, run.wanted)
     chunk = context.load_chunk(scenario, cls, settings["start"])
-    found = trace(cls, model, chunk, settings, study=study, variant=variant, plugin=plugin, model_file=model_file)
+    found = trace(cls, model, chunk, settings, **names, plugin=plugin, model_file=model_file)
     with whole(out_file) as temporary:
         temporary.write_text(found.text, encoding="utf-8")
     for line in found.short:

@@ -13,16 +13,15 @@ def main(run, stage, parts, named_inputs, earlier, numerics_digest, out_file):
     import json
 
     from retrograd import store
-    from retrograd.provenance import canonical, text_digest
+    from retrograd.provenance import canonical, text_digest, without_names
     from retrograd.scenarios import read_scenarios
 
     for name, path in named_inputs.items():
         run.digest(name, path)
     for path in earlier:
         run.read(Path(path).stem, path, Path(path).stem, store.JOINED).close()
-    # What names the variant, no chunk depends on.
-    own = {name: value for name, value in run.settings.items() if name not in ("study", "variant", "class")}
-    wanted = {"plugin": run.inputs["plugin"], "model": run.inputs["model"], "settings": canonical(own)}
+    own = canonical(without_names(run.settings))
+    wanted = {"plugin": run.inputs["plugin"], "model": run.inputs["model"], "settings": own}
     table, start, environments = read_scenarios(named_inputs["scenarios"]), 0, []
     for path in parts:
         with store.read(path, stage, store.JOINED) as ds:

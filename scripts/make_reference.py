@@ -112,7 +112,7 @@ def allowed(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """Returns what a key may hold, in the words of the message that a wrong value gets."""
     inner, optional = _without_none(annotation)
     extra = tuple(metadata)
-    whole: Any = Annotated[(inner, *extra)] if extra else inner  # pyright: ignore
+    whole: Any = Annotated[(inner, *extra)] if extra else inner
     try:
         TypeAdapter(whole).validate_python("")
     except ValidationError as error:
@@ -133,6 +133,7 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
     rest = [a for a in typing.get_args(annotation) if a is not type(None)]
     if len(rest) == len(typing.get_args(annotation)):
         return annotation, False
+    # `|` takes no tuple.
     return typing.Union[tuple(rest)], True  # noqa: UP007
 
 

@@ -107,7 +107,7 @@ def numerics(plan: Plan, variant: str, count: int, done: dict[str, Any]) -> None
     from retrograd.job import prepare_jax
     from retrograd.plugins import build_structure, load_class
     from retrograd.solve_stage import simulate, stiffness_ratios
-    from retrograd.starts import StartOfDynamics, initial_states
+    from retrograd.starts import starts_of
     from retrograd.weights import load_into
 
     study, quiet = plan.study, lambda *_: None
@@ -134,10 +134,8 @@ def numerics(plan: Plan, variant: str, count: int, done: dict[str, Any]) -> None
             return states, rung
 
         found, rest_rung = once("steady_state", find)
-        rest = np.where((found.status == 0)[:, None], found.x, np.nan)
-        start = StartOfDynamics(cls).value(model, rest, chunk.k_dynamic)
-    else:
-        start = initial_states(cls, model, chunk.k_dynamic, chunk.x0)
+    at_rest = None if found is None else (found.status, found.x)
+    start = starts_of(cls, model, chunk.k_dynamic, chunk.x0, at_rest)
 
     def solve() -> Any:
         mine = options["dynamics"]

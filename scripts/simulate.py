@@ -19,7 +19,7 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, earlier, o
     from retrograd.rescue import rung_names
     from retrograd.schema import DYNAMICS, DYNAMICS_STATUS, TIMINGS
     from retrograd.solve_stage import simulate, stiffness_ratios
-    from retrograd.starts import StartOfDynamics, initial_states
+    from retrograd.starts import starts_of
 
     options = run.settings
     run.digest("plugin", plugin)
@@ -28,12 +28,11 @@ def main(run, plugin, class_name, model_file, steady_file, scenarios, earlier, o
     run.inputs["rows"] = text_digest(scenarios)
     chunk = context.load_chunk(scenarios, cls, options["start"])
     states, times = list(cls.states), np.asarray(options["save_times"], float)
-    if steady_file is None:
-        start = initial_states(cls, model, chunk.k_dynamic, chunk.x0)
-    else:
+    at_rest = None
+    if steady_file is not None:
         steady = run.read("steady_state", steady_file, "steady_state", settings=earlier["steady_state"])
-        rest = np.where((steady["status"].values == 0)[:, None], steady["x"].values, np.nan)
-        start = StartOfDynamics(cls).value(model, rest, chunk.k_dynamic)
+        at_rest = steady["status"].values, steady["x"].values
+    start = starts_of(cls, model, chunk.k_dynamic, chunk.x0, at_rest)
     rows = row_times(cls.jump_times, times, float_type())
     progress = Progress("simulations", len(chunk.ids))
     watch = Stopwatch()

@@ -11,16 +11,14 @@ if TYPE_CHECKING:
 
 def main(run, folder, out_file):
     from retrograd import store
-    from retrograd.schema import OUTCOMES, SUMMARY
+    from retrograd.schema import OUTCOMES, SUMMARY, stages_of
     from retrograd.summary import summarize
 
     variants = run.settings["variants"]
     dataset = summarize(folder, run.settings)
     for variant in variants:
-        for stage in ("steady_state", "dynamics", "gradients"):
-            path = f"{folder}/{variant['name']}/{stage}.nc"
-            if stage != "steady_state" or run.settings["start"] == "steady_state":
-                run.digest(f"{variant['name']}/{stage}", path)
+        for stage in stages_of(run.settings["start"]):
+            run.digest(f"{variant['name']}/{stage}", f"{folder}/{variant['name']}/{stage}.nc")
     for i, variant in enumerate(variants):
         codes = dataset["outcome"].values[i]
         told = ", ".join(f"{(codes == c).sum()} {name}" for c, name in enumerate(OUTCOMES) if (codes == c).any())

@@ -12,16 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from retrograd.schema import AGREEMENT
+from retrograd.schema import AGREEMENT, STAGES
 
 IDENTICAL, ROUNDING, SOLVER, NOT_COMPARABLE, DIFFERENT, NOT_COMPARED = range(len(AGREEMENT))
 # What is compared, in the order in which one is made of the other.
-STAGES = ("study", "model", "steady_state", "dynamics", "gradients")
+PARTS = ("study", "model", *STAGES)
 # Agreement within this share of a quantity's own size is information; within more it is none.
 RESOLUTION = 0.1
 # Units in the last place, of the quantity's size, that any two computations of a value may differ by: where a part of
 # the size of the whole cancels, as in 1 - tanh^2, its rounding shows under no change of what went in.
 FLOOR = 4
+# Units in the last place, of a value itself, that it may differ by where no changed replays of it have been made: first
+# guesses have none, and those of a run are none of its model with another's weights, parameters or formulation. Wider
+# than FLOOR, which stands beside a measurement and counts in the quantity's size.
+UNMEASURED = 64
 
 
 @dataclass
@@ -66,6 +70,11 @@ class Weighed:
     @property
     def verdict(self) -> int:
         return int(self.values["verdict"])
+
+
+def unmeasured(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Returns what rounding may do to values, of their shape, where no changed replay has shown it."""
+    return UNMEASURED * np.finfo(dtype).eps * np.abs(values)
 
 
 def weigh(q: Quantity, scenarios: int) -> Weighed:

@@ -195,6 +195,7 @@ class Archive:
                 f"The archive {self.path} is no regular file, wanted a zip that `snakemake archive` made."
             )
         try:
+            # Open for as long as this is.
             self._file: IO[bytes] = open(self.path, "rb")  # noqa: SIM115
         except OSError as error:
             raise RetrogradError(f"The archive {self.path} cannot be opened: {error.strerror}.") from None

@@ -15,8 +15,9 @@ import numpy as np
 
 from retrograd.api import Model
 from retrograd.context import field_of
-from retrograd.dynamics import DT_MIN, NONFINITE, SKIPPED, SUCCESSFUL, Record, longest_steps
+from retrograd.dynamics import DT_MIN, KVAERNO5, NONFINITE, SKIPPED, SUCCESSFUL, Record, longest_steps
 from retrograd.jumps import jumps_of
+from retrograd.linalg import tolerance
 from retrograd.nonfinite import NonFinite
 from retrograd.schema import CAUSES, STEADY_STATUS
 from retrograd.trace import Attempt, Diagnosis, Finding, SingleSteps, vector
@@ -212,12 +213,11 @@ class _Forward:
         x = record.step_x.reshape(-1, self.n)[-RECENT:]
         if len(x) < 3:
             return 0, -1
-        c = self.options["controller"]
         counts = []
         for values in x.T:
             moved = np.diff(values)
             # What is within the tolerance is no movement.
-            moved = moved[np.abs(moved) > c["atol"] + c["rtol"] * np.abs(values[1:])]
+            moved = moved[np.abs(moved) > tolerance(self.options["controller"], values[1:])]
             counts.append(int(np.sum(moved[1:] * moved[:-1] < 0)))
         return max(counts), int(np.argmax(counts))
 
@@ -254,8 +254,7 @@ def of_steady_states(
     if not failed:
         return causes
     field = field_of(cls, options)
-    settings = {**options, "solver": "Kvaerno5", "nonlinear": {"method": "newton"}}
-    diagnosis = Diagnosis(field, model, settings, np.zeros(k.shape[1]))
+    diagnosis = Diagnosis(field, model, {**options, **KVAERNO5}, np.zeros(k.shape[1]))
     for i in failed:
         here, status = diagnosis.of(k[i]), STEADY_STATUS[found.status[i]]
         guess, x, residual = found.x_guess[i], found.x[i], found.residual_norm[i]

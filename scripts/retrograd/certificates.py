@@ -56,6 +56,7 @@ def derive(
     scale: np.ndarray,
     ode_error: np.ndarray,
     kink: np.ndarray,
+    took: Callable[[str, float], object],
 ) -> dict[str, Derived]:
     """Returns what each of the methods forms: see `Derived`.
 
@@ -63,6 +64,7 @@ def derive(
     - `scale`: as `problem.scales` returned it.
     - `ode_error`: as `discretisation` returned it.
     - `kink`: as `problem.differences` returned it.
+    - `took`: as in `gradient_table`.
 
     The gradient to the weights, (scenario, weight), is NaN where the method forms derivatives in directions only, and
     the time where it makes no solve of its own that is known.
@@ -90,7 +92,8 @@ def derive(
         return ad, rounding(ad, sampled(form, ad, scale), scale, kink, problem.dtype), none, no_solve
 
     def checkpoint() -> Derived:
-        gradient, steps, states = peers.checkpoint(problem, data)
+        gradient, steps, states, seconds = peers.checkpoint(problem, data)
+        took("checkpoint", seconds)
         error = discrete() + own_solve(problem, data, by_replay, steps, states, scale)
         reached = np.array([ends[-1] if len(ends) else 0.0 for ends in steps])
         return problem.columns_of(gradient), error, gradient["network"], reached
@@ -271,11 +274,15 @@ def worst(table: np.ndarray) -> np.ndarray:
 
 
 def gradient_table(
-    problem: GradientProblem, recorded: Scenarios, done: Callable[[int], None] = lambda count: None
+    problem: GradientProblem,
+    recorded: Scenarios,
+    done: Callable[[int], None] = lambda count: None,
+    took: Callable[[str, float], object] = lambda method, seconds: None,
 ) -> dict[str, np.ndarray]:
     """Returns the variables of `gradients.nc` for all scenarios; those that were not simulated are skipped, with NaN.
 
     - `done`: called after each width of the check's sweep, with the number of scenarios that were replayed.
+    - `took`: called with a method that was timed, and its time for all scenarios [s], compilation left out.
     """
     total, wrt, methods = len(recorded.ok), len(problem.labels), len(problem.methods)
     nan = lambda *shape: np.full((total, *shape), np.nan)
@@ -321,7 +328,7 @@ def gradient_table(
     kink = differences.pop("kink")
     for name, value in differences.items():
         table[name][rows] = value
-    derived = derive(problem, part, replayed, stages, scale, errors["ode_error"], kink)
+    derived = derive(problem, part, replayed, stages, scale, errors["ode_error"], kink, took)
     for m, (ad, error, network, reached) in enumerate(derived.values()):
         found, reason = verdicts(ad, error, differences["fd"], differences["fd_error"], kink, scale, problem.dtype)
         table["ad"][rows, m], table["ad_error"][rows, m] = ad, error

@@ -19,12 +19,13 @@ from retrograd.agreement import (
     IDENTICAL,
     NOT_COMPARABLE,
     NOT_COMPARED,
+    PARTS,
     ROUNDING,
-    STAGES,
     Quantity,
     Weighed,
     by_owner,
     nothing_compared,
+    unmeasured,
     weigh,
     worst_of,
 )
@@ -34,7 +35,7 @@ from retrograd.ensemble import MARGIN, MEMBERS, replay
 from retrograd.find_stage import find_steady_states
 from retrograd.gradient_stage import gradient_problem
 from retrograd.gradients import GradientProblem, Scenarios, largest
-from retrograd.linalg import jitter
+from retrograd.linalg import jitter, tolerance
 from retrograd.origins import flat, setting_pairs
 from retrograd.results import spread
 from retrograd.runs import Side, labels_of, shapes, units_of
@@ -213,11 +214,11 @@ class Comparison:
         # Told by its certificates, in units of its tolerance.
         deviation = self.there.of("gradients", "replay_deviation")[owner]
         deviation = np.where(np.isfinite(deviation), deviation, 0.0)
-        return deviation.reshape(-1, *[1] * (x.ndim - 1)) * _tolerance(self.their_options["controller"], x)
+        return deviation.reshape(-1, *[1] * (x.ndim - 1)) * tolerance(self.their_options["controller"], x)
 
     def unit(self, x: np.ndarray) -> np.ndarray:
         """Returns the tolerance of the solve at states."""
-        return _tolerance(self.options["controller"], x)
+        return tolerance(self.options["controller"], x)
 
     # -- the free comparison -------------------------------------------------------------------------------
 
@@ -311,7 +312,7 @@ class Comparison:
         c = self.options["find"]["steady_state"]
         place = self._names([self.states])
         x, other = here.of(stage, "x"), there.of(stage, "x")
-        unit = _tolerance(c, other)
+        unit = tolerance(c, other)
         common = {"owner": self.owner, "place": place, "dtype": self.dtype}
         guess = here.of(stage, "x_guess")
         return {
@@ -320,7 +321,7 @@ class Comparison:
                 Quantity(
                     guess,
                     there.of(stage, "x_guess"),
-                    rounding=64 * np.finfo(self.dtype).eps * np.abs(guess),
+                    rounding=unmeasured(guess, self.dtype),
                     size=np.abs(guess),
                     **common,
                 )
@@ -372,7 +373,7 @@ class Comparison:
         if find is None:
             return 0.0
         rest, onset = self.there.of("steady_state", "x"), StartOfDynamics(self.cls)
-        off = _tolerance(find["steady_state"], rest)
+        off = tolerance(find["steady_state"], rest)
         if not onset.given:
             return off
         directions = len(self.states)
@@ -555,7 +556,7 @@ class Comparison:
             mine = [at[int(row)] for row in part]
             if stage == "steady_state":
                 x, found = self.there.of(stage, "x")[part], problem.at_rest(problem.model, data)
-                out[mine] = np.all(np.abs(found - x) <= _tolerance(self.options["find"]["steady_state"], x), axis=1)
+                out[mine] = np.all(np.abs(found - x) <= tolerance(self.options["find"]["steady_state"], x), axis=1)
                 continue
             steps = [s[:MOST_STEPS] for s in data.steps]
             ends, _ = problem.replayer.forward(problem.model, data.x_start, data.k_dynamic, steps)
@@ -715,7 +716,7 @@ class Comparison:
         """Adds the verdict on each stage's settings: another one is a difference where any value is another one."""
         for stage in self.here.files:
             count, apart = self.settings(stage)
-            later = STAGES[STAGES.index(stage) :]
+            later = PARTS[PARTS.index(stage) :]
             same = all(
                 w.verdict in (IDENTICAL, NOT_COMPARED) for (_, n), w in found.items() if n.split(".")[0] in later
             )
@@ -728,10 +729,6 @@ def found_before(n: int, found: Mapping[str, Weighed]) -> np.ndarray:
     """Returns the worst verdict of each scenario on the outcomes of the stages before the gradients."""
     codes = [found[f"{s}.status"].scenario for s in ("steady_state", "dynamics") if f"{s}.status" in found]
     return worst_of(np.stack([*codes, np.full(n, NOT_COMPARED, np.int8)], axis=1))
-
-
-def _tolerance(settings: Mapping[str, float], x: np.ndarray) -> np.ndarray:
-    return settings["atol"] + settings["rtol"] * np.abs(x)
 
 
 def _own_settings(ds: xr.Dataset, stage: str) -> dict[str, Any]:

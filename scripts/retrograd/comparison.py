@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from retrograd import store
-from retrograd.agreement import NOT_COMPARED, STAGES, Weighed, nothing_compared, verdict_of, worst_of
+from retrograd.agreement import NOT_COMPARED, PARTS, Weighed, nothing_compared, verdict_of, worst_of
 from retrograd.schema import COMPARISON, KINDS, ORIGINS
 
 # A page shows what was compared without JAX, which is a second of each report.
@@ -133,7 +133,7 @@ def joined(parts: Sequence[xr.Dataset], settings: Mapping[str, Any]) -> xr.Datas
 
 
 def _in_order(quantities: list[str]) -> list[str]:
-    return sorted(quantities, key=lambda q: STAGES.index(q.split(".")[0]))
+    return sorted(quantities, key=lambda q: PARTS.index(q.split(".")[0]))
 
 
 def overall(ds: xr.Dataset) -> int:

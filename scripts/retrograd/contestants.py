@@ -18,9 +18,8 @@ import optimistix as optx
 from scipy.integrate import solve_ivp
 
 from retrograd.api import Model
-from retrograd.batches import batched
 from retrograd.context import field_of
-from retrograd.dynamics import SUCCESSFUL, Integrator, rows_at
+from retrograd.dynamics import KVAERNO5, SUCCESSFUL, Integrator, rows_at
 from retrograd.gradients import GradientProblem
 from retrograd.plugins import member
 from retrograd.weights import flatten, unflatten
@@ -75,11 +74,7 @@ class Retrograd(Contestant):
         good = np.flatnonzero([r.status == SUCCESSFUL for r in records])
         steps = [records[i].step_time for i in good]
         ends, stages = p.replayer.forward(self.model, x[good], k[good], steps)
-        rows = p.saved(ends, steps, x[good])
-        _, lx, lk, lw = batched(p._loss, self.model, rows, k[good])
-        injected = [p.injected(s, slope) for s, slope in zip(steps, lx, strict=True)]
-        _, dk, dw = p.replayer.backward(self.model, k[good], steps, stages, injected, p.weights)
-        gk[good], gw[good] = dk + lk, dw + lw
+        *_, gk[good], gw[good] = p.to_start(k[good], steps, stages, p.saved(ends, steps, x[good]))
         return gk, gw
 
 
@@ -87,8 +82,7 @@ class RetrogradKvaerno5(Retrograd):
     """The same with Kvaerno5 and a full Newton iteration, whatever the variant's solver is."""
 
     def __init__(self, cls: type[Model], model: Model, options: Mapping[str, Any], rtol: float, atol: float) -> None:
-        nonlinear = {"method": "newton", "rtol": None, "atol": None}
-        super().__init__(cls, model, {**options, "solver": "Kvaerno5", "nonlinear": nonlinear}, rtol, atol)
+        super().__init__(cls, model, {**options, **KVAERNO5}, rtol, atol)
 
 
 class Diffrax(Contestant):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from retrograd.agreement import DIFFERENT, IDENTICAL, NOT_COMPARED, STAGES, Weighed, counted
+from retrograd.agreement import DIFFERENT, IDENTICAL, NOT_COMPARED, PARTS, Weighed, counted, unmeasured
 from retrograd.comparing import MOST_TRIED, Comparison
 from retrograd.ensemble import starts
 from retrograd.runs import Side, shapes
@@ -52,7 +52,7 @@ def first_divergence(comparison: Comparison, found: Found) -> dict[str, Any]:
     values = [(key[1], w) for key, w in counted(found).items() if not key[1].endswith(".settings")]
     worst = DIFFERENT if any(w.verdict == DIFFERENT for _, w in values) else None
     diverges = lambda code: code == worst if worst is not None else code not in (IDENTICAL, NOT_COMPARED)
-    for stage in STAGES:
+    for stage in PARTS:
         named = [(name, w) for name, w in values if name.split(".")[0] == stage and diverges(w.verdict)]
         if not named:
             continue
@@ -271,8 +271,7 @@ def excess(comparison: Comparison, removed: Sequence[str], settings: Mapping[str
             pairs.append((begun["x_start"], c.there.of("dynamics", "x_start")[part], "x_start"))
         for mine, theirs, name in pairs:
             slack = c.inner(theirs, part) if name == "x" else 0
-            floor = 64 * np.finfo(c.dtype).eps * np.abs(theirs)
             with np.errstate(all="ignore"):
-                ratio = np.abs(mine - theirs) / (c.limit(name)[part] + slack + floor)
+                ratio = np.abs(mine - theirs) / (c.limit(name)[part] + slack + unmeasured(theirs, c.dtype))
             most = max(most, float(np.nanmax(np.where(np.isnan(mine) & np.isnan(theirs), 0, ratio), initial=0)))
     return most

@@ -44,6 +44,7 @@ def form_gradients(
     records: Sequence[Record],
     rungs: tuple[np.ndarray, np.ndarray],
     done: Callable[[int], None] = lambda count: None,
+    took: Callable[[str, float], object] = lambda method, seconds: None,
 ) -> dict[str, np.ndarray]:
     """Returns the variables of `gradients.nc`, each scenario differentiated under the settings that solved it.
 
@@ -51,16 +52,17 @@ def form_gradients(
     - `records`: their attempts.
     - `rungs`: each scenario's rung of the steady state and of the simulation, shape (scenario,).
     - `done`: called after each width of the check's sweep, with the number of scenarios that were replayed.
+    - `took`: as in `gradient_table`, of the scenarios without a rung.
     """
 
     pairs = np.stack(rungs, axis=1)
     rescued = recorded.ok & np.any(pairs > 0, axis=1)
 
-    def with_causes(problem: GradientProblem, data: Scenarios) -> dict[str, np.ndarray]:
-        found = gradient_table(problem, data, done)
+    def with_causes(problem: GradientProblem, data: Scenarios, *timed: Any) -> dict[str, np.ndarray]:
+        found = gradient_table(problem, data, done, *timed)
         return found | causes.table(of_gradients(problem, data, records, found))
 
-    table = with_causes(plain, recorded.only(~rescued))
+    table = with_causes(plain, recorded.only(~rescued), took)
     for pair in np.unique(pairs[rescued], axis=0):
         rows = rescued & np.all(pairs == pair, axis=1)
         problem = gradient_problem(cls, model, options, int(pair[0]), int(pair[1]))

@@ -20,6 +20,7 @@ from retrograd.differences import FURTHER, NOISE_PAIRS, WIDTHS, Samples, coarse,
 from retrograd.dynamics import SUCCESSFUL, Record, save_index
 from retrograd.jump_replay import make_replayer
 from retrograd.jumps import jump_times_of, row_times
+from retrograd.linalg import tolerance
 from retrograd.plugins import Field, member
 from retrograd.replay import Linearised
 from retrograd.starts import InitialState, StartOfDynamics
@@ -110,8 +111,6 @@ class GradientProblem:
         norms = np.linalg.norm(directions, axis=1, keepdims=True)
         self.directions = directions / np.where(norms > 0, norms, 1)
         self.initial, self.onset = InitialState(cls), StartOfDynamics(cls)
-        # Time [s] that a method took for all scenarios at its last call, compilation left out, where it was taken.
-        self.seconds: dict[str, float] = {}
         self._loss = self._make_loss()
         self._loss_tangents: Any = eqx.filter_jit(jax.vmap(self.loss_tangent, in_axes=(None, 0, 0, 0, None, None)))
 
@@ -185,10 +184,9 @@ class GradientProblem:
         (scenario, parameter), `network` (scenario, weight).
         """
         ends, stages = self.replayer.forward(self.model, data.x_start, data.k_dynamic, data.steps)
-        c = self.options["controller"]
         deviation = np.array(
             [
-                np.max(np.abs(e - r) / (c["atol"] + c["rtol"] * np.abs(r)), initial=0.0)
+                np.max(np.abs(e - r) / tolerance(self.options["controller"], r), initial=0.0)
                 for e, r in zip(ends, data.step_x, strict=True)
             ]
         )
@@ -202,15 +200,25 @@ class GradientProblem:
 
         - `jitter`: 0, or the seed of changes of the size of rounding (`linalg.jitter`).
         """
-        loss, lx, lk, lw = batched(self._loss, self.model, rows, data.k_dynamic)
-        injected = [self.injected(steps, slope) for steps, slope in zip(data.steps, lx, strict=True)]
-        gx, gk, gw = self.replayer.backward(
-            self.model, data.k_dynamic, data.steps, stages, injected, self.weights, jitter
-        )
+        loss, lx, gx, gk, gw = self.to_start(data.k_dynamic, data.steps, stages, rows, jitter)
+        dynamic, steady, network = self.from_start(data, gx, gk, gw, jitter)
+        return {"loss": loss, "loss_slope": lx, "dynamic": dynamic, "steady": steady, "network": network}
+
+    def to_start(
+        self, k: np.ndarray, steps: list[np.ndarray], stages: list[np.ndarray], rows: np.ndarray, jitter: int = 0
+    ) -> tuple[np.ndarray, ...]:
+        """Returns the loss, its slope, and its derivatives by start state, k and weights with the others held.
+
+        - `k`, `steps`: as `k_dynamic` and `steps` of `Scenarios`; the other arguments as those of `adjoint`.
+
+        Shapes (scenario,), (scenario, time, state), (scenario, state), (scenario, parameter) and (scenario, weight).
+        """
+        loss, lx, lk, lw = batched(self._loss, self.model, rows, k)
+        injected = [self.injected(ends, slope) for ends, slope in zip(steps, lx, strict=True)]
+        gx, gk, gw = self.replayer.backward(self.model, k, steps, stages, injected, self.weights, jitter)
         if self.times[0] == 0:
             gx = gx + lx[:, 0]
-        dynamic, steady, network = self.from_start(data, gx, gk + lk, gw + lw, jitter)
-        return {"loss": loss, "loss_slope": lx, "dynamic": dynamic, "steady": steady, "network": network}
+        return loss, lx, gx, gk + lk, gw + lw
 
     def injected(self, steps: np.ndarray, slope: np.ndarray) -> np.ndarray:
         """Returns what the loss adds to the cotangent at each step's end, shape (step, state).

@@ -21,6 +21,7 @@ from retrograd.jumps import Jumps, after, jumps_of
 from retrograd.linalg import jitter as roundings
 from retrograd.plugins import Field
 from retrograd.replay import Linearised, Replayer, by_weights
+from retrograd.rosenbrock import tableau_of
 from retrograd.rosenbrock_replay import RosenbrockReplayer
 from retrograd.starts import adjoint_through, tangent_through
 
@@ -224,6 +225,7 @@ def _put(out: list[np.ndarray], found: list[np.ndarray], pieces: list[slice], la
 
 def make_replayer(field: Field, options: Mapping[str, Any], n: int) -> Any:
     """Returns the replay of a variant's solver; arguments as those of `Replayer`."""
-    inner = (RosenbrockReplayer if options["solver"] == "Rodas5P" else Replayer)(field, options, n)
+    kind = RosenbrockReplayer if tableau_of(options["solver"]).linearly_implicit else Replayer
+    inner = kind(field, options, n)
     jumps = jumps_of(field)
     return inner if jumps is None else ReplayerWithJumps(inner, jumps)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +88,11 @@ def orthonormal(matrix: np.ndarray, rank: int) -> np.ndarray:
 def projector(basis: np.ndarray) -> np.ndarray:
     """Returns the projector on the space of an orthonormal basis (row, rank), shape (row, row)."""
     return np.sum(basis[:, None] * basis, axis=2)
+
+
+def tolerance(settings: Mapping[str, Any], x: Any) -> Any:
+    """Returns atol + rtol |x|, of the shape of `x`, an array of numpy or JAX."""
+    return settings["atol"] + settings["rtol"] * abs(x)
 
 
 def jitter(shape: tuple[int, ...], dtype: np.dtype, seed: int) -> np.ndarray:

@@ -15,10 +15,11 @@ from xarray.core import indexing
 from retrograd import store
 from retrograd.errors import RetrogradError
 from retrograd.provenance import file_digest
+from retrograd.schema import STAGES
 from retrograd.settings import RESERVED
 from retrograd.whole import seal_holds
 
-STAGES = ("steady_state", "dynamics", "gradients", "fit")
+FILES = (*STAGES, "fit")
 # Nodes beside the variants', and their files in the study's folder.
 NODES = {
     "summary": "summary.nc",
@@ -120,7 +121,7 @@ def _labelled(ds: xr.Dataset) -> xr.Dataset:
 def _study(folder: Path) -> Runs:
     found = {node: folder / file for node, file in NODES.items() if (folder / file).is_file()}
     there = {
-        sub.name: [stage for stage in STAGES if (sub / f"{stage}.nc").is_file()]
+        sub.name: [stage for stage in FILES if (sub / f"{stage}.nc").is_file()]
         for sub in sorted(folder.iterdir())
         if sub.is_dir() and sub.name.casefold() not in RESERVED
     }
@@ -138,7 +139,7 @@ def _study(folder: Path) -> Runs:
         listed = [str(v) for v in parts["summary"]["variant"].values]
         steady = store.config_of(parts["summary"])["start"] == "steady_state"
     has_fit = any("fit" in there.get(name, ()) for name in listed)
-    stages = [s for s in STAGES if (s != "steady_state" or steady) and (s != "fit" or has_fit)]
+    stages = [s for s in FILES if (s != "steady_state" or steady) and (s != "fit" or has_fit)]
     missing = [NODES[node] for node in ("model", "summary") if node not in found]
     digests = dict[str, str]()
     for variant in listed:
@@ -178,7 +179,7 @@ def _tree(
 
 
 def _of_variant(name: str) -> bool:
-    return name.rpartition("/")[2] in STAGES
+    return name.rpartition("/")[2] in FILES
 
 
 def _model(path: Path) -> dict[str, xr.Dataset]:

@@ -16,6 +16,7 @@ import yaml
 from retrograd import __version__
 from retrograd.archive import CONFIG, MANIFEST, METADATA, file_facts
 from retrograd.errors import RetrogradError
+from retrograd.schema import STAGES
 from retrograd.whole import seal_holds, to_rebuild
 
 # All of the workflow that a run takes, and what explains it.
@@ -85,7 +86,7 @@ def input_of(file: str, name: str, given: Mapping[str, str]) -> str | None:
     if is_timing(file):
         # They are of chunks, and so are their other inputs.
         return f"{study}/model.nc" if name == "model" else None
-    return f"{folder}/{name}.nc" if name in ("steady_state", "dynamics", "gradients") else f"{study}/{name}.nc"
+    return f"{folder}/{name}.nc" if name in STAGES else f"{study}/{name}.nc"
 
 
 def attributes(path: str | Path) -> dict[str, Any]:

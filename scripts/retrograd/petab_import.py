@@ -564,7 +564,7 @@ class _Importer:
                 if name in e.first:
                     formulas.append(put_in(e.first[name], before))
                     continue
-                resized = self._resized(name, e.first, lambda c: self.default[c], lambda c: values[c][i][0])  # noqa: B023
+                resized = self._resized(name, e.first, lambda c: self.default[c], lambda c, i=i: values[c][i][0])
                 formulas.append(initial[name] * (1 if self.problem.follows else resized))
             if any(f != initial.get(name) for f in formulas):
                 initial[name] = self._choose([f for f in formulas for _ in range(2)])
@@ -585,7 +585,7 @@ class _Importer:
                         self.problems.append(f"experiment {e.id}: sets {name} by the time, after a steady state")
                     formulas.append(told)
                     continue
-                resized = self._resized(name, e.second, lambda c: values[c][i][0], lambda c: values[c][i][1])  # noqa: B023
+                resized = self._resized(name, e.second, lambda c, i=i: values[c][i][0], lambda c, i=i: values[c][i][1])
                 formulas.append(symbol(name) * resized)
             if any(f != symbol(name) for f in formulas):
                 fit.restart[name] = self._choose([f for f in formulas for _ in range(2)])
@@ -605,10 +605,10 @@ class _Importer:
         derived, expressions = dict(model.derived), dict(model.expressions)
         for c in [c for c in self.constants if _changes_later(values[c])]:
             # Of each phase, what holds from a time on; at that time itself it is what was before.
-            since = lambda time: self._choose(
+            since = lambda time, c=c: self._choose(
                 [
                     v
-                    for own, e in zip(values[c], fit.experiments, strict=True)  # noqa: B023
+                    for own, e in zip(values[c], fit.experiments, strict=True)
                     for v in (own[0], own[1 + sum(t <= time for t, _ in e.later)])
                 ]
             )

@@ -22,9 +22,10 @@ from retrograd.imported import source_files
 from retrograd.loading import load_study
 from retrograd.messages import show
 from retrograd.packing import OWN, beside, source
-from retrograd.provenance import canonical, code_digest, file_digest, text_digest
+from retrograd.provenance import canonical, code_digest, file_digest, text_digest, with_names
 from retrograd.references import digest_of, plugin_of, variants_of
 from retrograd.scenarios import automatic_size, chunks
+from retrograd.schema import stages_of
 from retrograd.study import BESIDE, IMPORTED, stage_options
 from retrograd.whole import whole
 
@@ -78,8 +79,7 @@ class Plan:
         self.study = load_study(config, own if own.is_file() else root / own)
         self.results = f"results/{self.study.study}"
         self.variants = list(self.study.variants)
-        steady = ["steady_state"] if self.study.start == "steady_state" else []
-        self.stages = [*steady, "dynamics", "gradients"]
+        self.stages = stages_of(self.study.start)
         self._options = {v: {s: stage_options(self.study, v, s) for s in self.stages} for v in self.variants}
         self.works: dict[str, Work] = {}
         self._of: dict[tuple[str, str], str] = {}
@@ -164,8 +164,10 @@ class Plan:
 
     def gather_settings(self, variant: str, stage: str) -> str:
         """Returns what the result file of a variant's stage depends on, as canonical JSON."""
-        settings = {"study": self.study.study, "variant": variant, "class": self.study.model.class_}
-        return canonical(settings | self._options[variant][stage])
+        return canonical(self._named(self._options[variant][stage], variant))
+
+    def _named(self, settings: Mapping[str, Any], variant: str) -> dict[str, Any]:
+        return with_names(settings, self.study.study, variant, self.study.model.class_)
 
     def fit_files(self) -> list[str]:
         """Returns the files that hold simulations against measurements, none where the plug-in declares none."""
@@ -196,10 +198,10 @@ class Plan:
     def debug_settings(self) -> str:
         """Returns the settings of the trace as canonical JSON."""
         variant, _ = self.debugged()
-        settings = {"study": self.study.study, "variant": variant, "class": self.study.model.class_}
+        settings: dict[str, Any] = {}
         for stage in self.stages:
             settings |= self._options[variant][stage]
-        return canonical(settings)
+        return canonical(self._named(settings, variant))
 
     def debug_scenario(self) -> str:
         """Returns the scenario of the trace, as `chunk` does."""

@@ -164,4 +164,5 @@ evaluation_order = _plot("evaluation_order")
 fit = _plot("fit")
 time_courses = _plot("time_courses")
 
+# Made of the table above, so that none is left out.
 __all__ = [*_FIGURES]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,20 @@ _STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
 def canonical(obj: Any) -> str:
     """Returns canonical JSON: sorted keys, no spaces, shortest float repr; NaN and inf raise ValueError."""
     return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+# What names the variant of a result file. No number depends on it, and chunks, which variants share, do not have it.
+_NAMES = ("study", "variant", "class")
+
+
+def with_names(settings: Mapping[str, Any], study: str, variant: str, class_name: str) -> dict[str, Any]:
+    """Returns a stage's settings with the names of study, variant and model class."""
+    return {**dict(zip(_NAMES, (study, variant, class_name), strict=True)), **settings}
+
+
+def without_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings as they were before `with_names`."""
+    return {key: value for key, value in settings.items() if key not in _NAMES}
 
 
 def text_digest(text: str) -> str:

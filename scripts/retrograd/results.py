@@ -16,6 +16,7 @@ from retrograd import store
 from retrograd.errors import RetrogradError
 from retrograd.provenance import file_digest
 from retrograd.scenarios import Table, read_scenarios
+from retrograd.schema import stages_of
 
 # How many have a row of a figure or a table; what is left out is said in the captions.
 MOST_VARIANTS = 24
@@ -38,6 +39,12 @@ class Treated:
     gradients: xr.Dataset
     steady: xr.Dataset | None = None
     fit: xr.Dataset | None = None
+
+    @classmethod
+    def of(cls, name: str, method: str, settings: Mapping[str, Any], files: Mapping[str, xr.Dataset]) -> Treated:
+        """Returns a variant's results from its files by stage."""
+        required = files["dynamics"], files["gradients"]
+        return cls(name, method, settings, *required, files.get("steady_state"), files.get("fit"))
 
     @cached_property
     def methods(self) -> list[str]:
@@ -291,17 +298,7 @@ def load(
         here = Path(folder) / name
         files = store.read_stages(here, settings["stages"], store.LARGE, wanted | {"variant": name})
         stages |= {f"{name}/{stage}": file_digest(here / f"{stage}.nc") for stage in files}
-        variants.append(
-            Treated(
-                name=name,
-                method=settings["gradient_of"][name],
-                settings=resolved,
-                dynamics=files["dynamics"],
-                gradients=files["gradients"],
-                steady=files.get("steady_state"),
-                fit=files.get("fit"),
-            )
-        )
+        variants.append(Treated.of(name, settings["gradient_of"][name], resolved, files))
     table = store.read(summary, "summary", wanted=stages)
     # Canonical JSON has sorted the variants: the summary has them in the study's order.
     order = store.labels(table, "variant")
@@ -340,28 +337,18 @@ def of_tree(tree: xr.DataTree) -> Results:
         )
     summary = _named(by_kind["summary"])
     config = store.config_of(summary)
-    steady = ["steady_state"] if config["start"] == "steady_state" else []
+    needed = set(stages_of(config["start"]))
     gradient_of = {v["name"]: v["gradient"] for v in config["variants"]}
     variants, rows = list[Treated](), list[int]()
     for row, name in enumerate(store.labels(summary, "variant")):
         stages = tree.children[name].children if name in tree.children else {}
-        if not {*steady, "dynamics", "gradients"} <= set(stages):
+        if not needed <= set(stages):
             continue
         files = {stage: _named(node) for stage, node in stages.items()}
         _whole_records(name, files["dynamics"])
         settings = {stage: store.config_of(ds) for stage, ds in files.items()}
         rows.append(row)
-        variants.append(
-            Treated(
-                name,
-                gradient_of[name],
-                settings,
-                files["dynamics"],
-                files["gradients"],
-                files.get("steady_state"),
-                files.get("fit"),
-            )
-        )
+        variants.append(Treated.of(name, gradient_of[name], settings, files))
     if not variants:
         raise RetrogradError(
             "found no variant with all of its stages in the tree, wanted at least one; "

@@ -91,13 +91,17 @@ class Rodas5PTableau:
             ],
         ]
     )
-    # No iteration on its stages, and no limit of stability either.
+    # No iteration on its stages, and no limit of stability either: the Jacobian at the start serves the whole step.
     implicit = False
     explicit = False
+    linearly_implicit = True
 
 
 def tableau_of(solver: str) -> Any:
-    """Returns the coefficients of a variant's solver: of Runge-Kutta methods in the rates, of Rodas5P in increments."""
+    """Returns the coefficients of a variant's solver: of Runge-Kutta methods in the rates, of Rodas5P in increments.
+
+    Whoever has to know of which kind a solver is asks these: `explicit`, `implicit` or `linearly_implicit`.
+    """
     return Rodas5PTableau if solver == "Rodas5P" else Tableau(solver)
 
 

@@ -6,7 +6,7 @@ Implicit stages are solved in the states and to rounding,
 
 and a stage's rate is taken from this equation, f_i = (Y_i - base_i) / (h a_ii): evaluating f would multiply the
 rounding of Y_i by the stiffness, and at equilibrium that alone exceeds what an error estimate tolerates (Shampine 1980,
-doi:10.1145/355900.355903; Hairer and Wanner 1996, section IV.8). The last stage's rate is the first of the next step.
+doi:10.1137/0901005; Hairer and Wanner 1996, section IV.8). The last stage's rate is the first of the next step.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ SIMPLIFIED_STEPS = 40
 
 class Tableau:
     """The coefficients of a diffrax Runge-Kutta solver as full arrays."""
+
+    linearly_implicit = False
 
     def __init__(self, solver_name: str) -> None:
         t = getattr(diffrax, solver_name).tableau

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+STAGES = ("steady_state", "dynamics", "gradients")
 OUTCOMES = (
     "verified",
     "forward_failed",
@@ -77,6 +78,11 @@ AGREEMENT = (
 )
 KINDS = ("free", "replayed")
 ORIGINS = ("integrity", "inputs", "config", "code", "environment")
+
+
+def stages_of(start: str) -> list[str]:
+    """Returns the stages of a study, in order; `start`: where its dynamics start."""
+    return [stage for stage in STAGES if stage != "steady_state" or start == "steady_state"]
 
 
 @dataclass(frozen=True)

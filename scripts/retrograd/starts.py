@@ -14,6 +14,7 @@ from retrograd.api import Model
 from retrograd.batches import batched, float_type
 from retrograd.linalg import jitter
 from retrograd.plugins import member
+from retrograd.steady import CONVERGED
 from retrograd.weights import flatten, unflatten
 
 Method = Callable[[Model, jax.Array, jax.Array], jax.Array]
@@ -163,6 +164,19 @@ class StartOfDynamics:
         return batched(call, model, x * (1 + jitter((self.n,), float_type(), seed)), k, dx)
 
 
-def initial_states(cls: type[Model], model: Model, k: np.ndarray, x0: np.ndarray) -> np.ndarray:
-    """Returns the starts of the dynamics, shape (scenario, state)."""
-    return InitialState(cls).value(model, k, x0)
+def starts_of(
+    cls: type[Model],
+    model: Model,
+    k: np.ndarray,
+    x0: np.ndarray,
+    at_rest: tuple[np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:
+    """Returns the starts of the dynamics, shape (scenario, state); NaN where no steady state was found to start from.
+
+    - `k`, `x0`: as in `InitialState.value`.
+    - `at_rest`: status (scenario,) and x (scenario, state) of the steady states, None with `start: initial_state`.
+    """
+    if at_rest is None:
+        return InitialState(cls).value(model, k, x0)
+    status, x = at_rest
+    return StartOfDynamics(cls).value(model, np.where((status == CONVERGED)[:, None], x, np.nan), k)

@@ -22,9 +22,9 @@ import optimistix as optx
 
 from retrograd.api import Model
 from retrograd.batches import batched, float_type
+from retrograd.dynamics import KVAERNO5, SUCCESSFUL, Integrator
 from retrograd.dynamics import MAX_STEPS as DYNAMICS_MAX_STEPS
-from retrograd.dynamics import SUCCESSFUL, Integrator
-from retrograd.linalg import jitter, orthonormal, projector, solve
+from retrograd.linalg import jitter, orthonormal, projector, solve, tolerance
 from retrograd.plugins import Field, asked, member, parameter_dict
 from retrograd.schema import STEADY_METHOD, STEADY_STATUS
 from retrograd.weights import flatten, unflatten
@@ -111,12 +111,11 @@ class SteadyProblem:
         start = self._start_one(model, k, x0)
         invariants = self._invariants(model, x, k)
         moved = invariants - self._invariants(model, start, k)
-        rtol, atol = self.options["rtol"], self.options["atol"]
         # Explained by a change of x within tolerance? A fixed bound on the residual would ask the impossible of
         # rates of e^20, whose rounding alone is 1e-7, and accept anything of rates of e^-20.
-        allowed = jnp.abs(jac) @ (atol + rtol * jnp.abs(x))
+        allowed = jnp.abs(jac) @ tolerance(self.options, x)
         excess = jnp.where(residual == 0, 0, jnp.abs(residual) / allowed)
-        kept = jnp.max(jnp.abs(moved) / (atol + rtol * jnp.abs(invariants)), initial=0)
+        kept = jnp.max(jnp.abs(moved) / tolerance(self.options, invariants), initial=0)
         return jnp.max(jnp.abs(plain)), jnp.max(excess), kept, jac
 
     def _refine_all(self, model, x, k, x0, p):
@@ -282,8 +281,8 @@ class SteadyProblem:
             if len(rows):
                 x, _, _ = self._integrate(model, k, x0, found, rows, guess, CROSS_CHECK_ATTEMPTS)
                 rest = self.reroot(model, x, k[rows], x0[rows], found.conserved_basis[rows])
-                unit = self.options["atol"] + self.options["rtol"] * np.abs(found.x[rows])
-                found.cross_check[rows] = np.max(np.abs(rest - found.x[rows]) / unit, axis=1)
+                apart = np.abs(rest - found.x[rows])
+                found.cross_check[rows] = np.max(apart / tolerance(self.options, found.x[rows]), axis=1)
         done(total)
         return found
 
@@ -434,8 +433,7 @@ class SteadyProblem:
         """Returns x (NaN where it did not come to rest), the attempts used and a status, integrating from the guess."""
         double = self.dtype == np.float64
         options = {
-            "solver": "Kvaerno5",
-            "nonlinear": {"method": "newton", "rtol": None, "atol": None},
+            **KVAERNO5,
             "controller": {
                 "rtol": 1e-6 if double else 1e-4,
                 "atol": 1e-8 if double else 1e-5,

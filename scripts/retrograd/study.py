@@ -21,6 +21,7 @@ from pydantic import (
 
 from retrograd.factors import FRACTIONS, level_changes
 from retrograd.scenarios import Table
+from retrograd.schema import STAGES
 from retrograd.settings import (
     BENCHMARK_METHODS,
     GRADIENT_METHODS,
@@ -55,7 +56,6 @@ ARGUMENTS = ("archive", "reference", "scenario", "variant", "trust_plugin")
 IMPORTED = {"sbml": (".xml", ".sbml"), "antimony": (".ant", ".txt"), "petab": (".yaml", ".yml")}
 # Keys of a study that its results and its report do not depend on.
 BESIDE = ("benchmark", "publication")
-STAGES = ("steady_state", "dynamics", "gradients")
 STARTS = ("steady_state", "initial_state")
 WRT = ("dynamic", "steady", "network")
 

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from retrograd import store
-from retrograd.schema import OUTCOMES, SUMMARY, VERDICTS
+from retrograd.schema import OUTCOMES, SUMMARY, VERDICTS, stages_of
 
 
 def summarize(folder: str, settings: Mapping[str, Any]) -> xr.Dataset:
@@ -20,9 +20,7 @@ def summarize(folder: str, settings: Mapping[str, Any]) -> xr.Dataset:
     - `settings`: as `Plan.summary_settings` gives them: of each variant its `name` and `gradient`, the method whose
       verdict decides the outcome.
     """
-    variants, stages = settings["variants"], ["dynamics", "gradients"]
-    if settings["start"] == "steady_state":
-        stages.insert(0, "steady_state")
+    variants, stages = settings["variants"], stages_of(settings["start"])
     read, wanted = [], {"study": settings["study"]}
     for v in variants:
         read.append(store.read_stages(Path(folder) / v["name"], stages, store.LARGE, wanted | {"variant": v["name"]}))

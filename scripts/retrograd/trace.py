@@ -18,6 +18,7 @@ from retrograd.batches import float_type
 from retrograd.dynamics import NEWTON_STEPS, SUCCESSFUL, Integrator, make_solver, uses_own_step
 from retrograd.jumps import jumps_of
 from retrograd.linalg import solve as linear_solve
+from retrograd.linalg import tolerance
 from retrograd.nonfinite import NonFinite, first_nonfinite
 from retrograd.plugins import Field
 from retrograd.rosenbrock import rodas5p, slopes, stage_points, tableau_of
@@ -179,8 +180,6 @@ class Diagnosis:
         self.tableau = tableau_of(options["solver"])
         self._field = field
         self._own = uses_own_step(options)
-        # Whether the Jacobian at the start serves the whole step, without an iteration.
-        self._frozen = not (self.tableau.implicit or self.tableau.explicit)
         self._options = options
         self._both = eqx.filter_jit(lambda model, t, x, k: rate_and_jacobian(field, model, t, x, k))
         self._slope = eqx.filter_jit(
@@ -231,7 +230,7 @@ class Diagnosis:
                     found = self._stage(attempt, i)
                     if found:
                         return found
-            if self._frozen and (found := self.look(attempt.t1, attempt.end)[0]):
+            if self.tableau.linearly_implicit and (found := self.look(attempt.t1, attempt.end)[0]):
                 found.said = f"at the end of the step, {found.said}"
                 return found
         if attempt.is_finite:
@@ -246,7 +245,7 @@ class Diagnosis:
             if not np.all(np.isfinite(attempt.stages[i])):
                 return Finding("the rates of the stages before are finite, and their sum overflows", "iterate", i)
             finding = self.rates(t, attempt.stages[i])
-            if self._frozen and finding is None:
+            if self.tableau.linearly_implicit and finding is None:
                 finding = self.look(t, attempt.stages[i])[0] if i == 0 else None
                 told = "rates and Jacobian at the start are finite, and I - h gamma df/dx cannot be solved with"
                 finding = finding or Finding(told, "matrix")
@@ -311,6 +310,7 @@ class Diagnosis:
         base, ha, rate = self._base(attempt, i, h)
         matrix = np.eye(len(rate), dtype=self.dtype) - slope
         finder = make_solver(self._options).root_finder
+        inner = {"rtol": finder.rtol, "atol": finder.atol}
         sizes: list[Any] = []
         # VeryChord calls whatever has not converged after its second correction a failure, and optimistix ends there.
         for iteration in range(2):
@@ -326,7 +326,7 @@ class Diagnosis:
             if not np.all(np.isfinite(step)):
                 return Finding(f"{where}: the rates are finite, and I - h a_ii df/dx cannot be solved with", "matrix")
             rate = rate - step
-            sizes.append(np.sqrt(np.mean((step / (finder.atol + finder.rtol * np.abs(rate))) ** 2)))
+            sizes.append(np.sqrt(np.mean((step / tolerance(inner, rate)) ** 2)))
         ratio = sizes[1] / sizes[0]
         left = sizes[1] * ratio / (1 - ratio)
         leaves = "diverges" if ratio >= 1 else f"leaves {left:.3g}, wanted between 0 and {finder.kappa:g}"
@@ -371,7 +371,7 @@ def walk_back(
     tableau, dtype = tableau_of(options["solver"]), float_type()
     a, b = tableau.a, tableau.b
     k_ = jnp.asarray(k, dtype)
-    frozen = not (tableau.implicit or tableau.explicit)
+    frozen = tableau.linearly_implicit
     starts, stages = stages[:, 0], np.asarray(stage_points(jnp.asarray(stages, dtype))) if frozen else stages
 
     @eqx.filter_jit

@@ -23,7 +23,7 @@ from retrograd.nonfinite import first_nonfinite
 from retrograd.peers import checkpoint
 from retrograd.plugins import Field, member
 from retrograd.schema import DYNAMICS_STATUS, STEADY_METHOD, STEADY_STATUS
-from retrograd.starts import StartOfDynamics, initial_states
+from retrograd.starts import StartOfDynamics, starts_of
 from retrograd.steady import Steady, SteadyProblem
 from retrograd.trace import Diagnosis, Finding, Run, solve, walk_back
 
@@ -173,7 +173,7 @@ def _start(
     dtype, n = float_type(), len(cls.states)
     if options["start"] != "steady_state":
         page.section("Start: initial_state")
-        x = initial_states(cls, model, chunk.k_dynamic, chunk.x0)[0]
+        x = starts_of(cls, model, chunk.k_dynamic, chunk.x0)[0]
         page.say(_named(page.states, x))
         if np.all(np.isfinite(x)):
             return x, None, None
@@ -204,9 +204,8 @@ def _start(
     if status != "converged":
         page.conclude(f"The search for the steady state ended as {status}, and the simulation is skipped.")
         return None, None, None
-    onset = StartOfDynamics(cls)
-    x = onset.value(model, found.x, chunk.k_dynamic)[0]
-    if onset.given:
+    x = starts_of(cls, model, chunk.k_dynamic, chunk.x0, (found.status, found.x))[0]
+    if StartOfDynamics(cls).given:
         page.section("Start: start_of_dynamics")
         page.say(_named(page.states, x))
     if np.all(np.isfinite(x)):
@@ -346,7 +345,7 @@ def _checkpoint(page: _Page, problem: GradientProblem, data: Scenarios, run: Run
     if "checkpoint" not in problem.methods:
         page.say("The study does not form this gradient (gradient.methods).")
         return
-    gradient, _, _ = checkpoint(problem, data)
+    gradient, *_ = checkpoint(problem, data)
     ad = problem.columns_of(gradient)[0]
     page.say("", "Derivatives of the loss by checkpoint:", "")
     page.say(*(f"{label:<28} {v:.12g}" for label, v in zip(problem.labels, ad, strict=True)), indent=4)

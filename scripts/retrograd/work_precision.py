@@ -17,8 +17,8 @@ from retrograd.context import Chunk, field_of
 from retrograd.dynamics import Integrator
 from retrograd.gradients import GradientProblem, Scenarios, from_records, largest
 from retrograd.reference import Reference
-from retrograd.starts import StartOfDynamics, initial_states
-from retrograd.steady import CONVERGED, SteadyProblem
+from retrograd.starts import starts_of
+from retrograd.steady import SteadyProblem
 from retrograd.timing import derivatives, timed
 
 Settings = Mapping[str, Any]
@@ -96,8 +96,8 @@ def starts(
     """
     find = options["find"]
     if find is None:
-        return None, initial_states(cls, model, chunk.k_dynamic, chunk.x0), None, None
+        return None, starts_of(cls, model, chunk.k_dynamic, chunk.x0), None, None
     steady = SteadyProblem(cls, field_of(cls, find), find["steady_state"])
     found = steady.find(model, chunk.k_steady, chunk.x0)
-    rest = np.where((found.status == CONVERGED)[:, None], found.x, np.nan)
-    return steady, StartOfDynamics(cls).value(model, rest, chunk.k_dynamic), rest, found.conserved_basis
+    x = starts_of(cls, model, chunk.k_dynamic, chunk.x0, (found.status, found.x))
+    return steady, x, found.x, found.conserved_basis

@@ -6,7 +6,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 
-import pipeline  # pyright: ignore[reportMissingImports]
+import pipeline
 
 
 @pytest.fixture(scope="session")

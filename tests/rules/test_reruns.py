@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
-import pipeline  # pyright: ignore[reportMissingImports]
+import pipeline
 import pytest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -88,6 +88,7 @@ def test_statistics_of_the_batch_are_those_of_training(case: str, tmp_path: Path
     assert_summaries(summary(found), EXPECTED[f"{case}, training"])
 
 
+# What PyTorch warns of is about its own ways.
 @pytest.mark.filterwarnings("ignore")
 def test_the_committed_numbers_are_those_of_pytorch():
     pytest.importorskip("torch", reason="PyTorch, an extra, is not installed: its committed numbers stand")

@@ -140,7 +140,7 @@ def agrees(
     assert found.llh == pytest.approx(llh(nominal, w), rel=1e-8)
     assert sorted(found.gradient) == sorted(nominal)
     for name, value in nominal.items():
-        slope = differentiated(lambda v: llh({**nominal, name: v}, w), value, 2e-3 * value)  # noqa: B023
+        slope = differentiated(lambda v, name=name: llh({**nominal, name: v}, w), value, 2e-3 * value)
         assert found.gradient[name] == pytest.approx(slope, rel=rtol)
     # In the order of the model's fields: layer by layer, weight before bias. A few of each array.
     start = 0
@@ -151,10 +151,10 @@ def agrees(
                 continue
             for i in {0, w[key].size - 1}:
 
-                def moved(v: float) -> float:
-                    changed = w[key].copy()  # noqa: B023
-                    changed.flat[i] = v  # noqa: B023
-                    return llh(nominal, {**w, key: changed})  # noqa: B023
+                def moved(v: float, key: str = key, i: int = i) -> float:
+                    changed = w[key].copy()
+                    changed.flat[i] = v
+                    return llh(nominal, {**w, key: changed})
 
                 slope = differentiated(moved, w[key].flat[i], 2e-3)
                 assert found.network[start + i] == pytest.approx(

@@ -131,7 +131,7 @@ def test_annotations_are_not_postponed_for_others(tmp_path: Path):
 def test_a_traceback_shows_the_plugins_lines(tmp_path: Path):
     cls = load(FREE.replace("return", "raise ArithmeticError  # here\n        return"), tmp_path)
     with pytest.raises(ArithmeticError) as caught:
-        cls().vector_field(0, 0, {})  # type: ignore[arg-type]
+        cls().vector_field(0, 0, {})
     assert str(caught.traceback[-1].path) == str(tmp_path / "plugin.py")
     assert "# here" in str(caught.traceback[-1].statement)
 

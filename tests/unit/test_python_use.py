@@ -368,7 +368,7 @@ def test_legends_have_room_beside_other_axes(runs: xr.DataTree):
     grid = figure.subplots(2, 2)
     place = plot.outcomes(runs, ax=grid[1, 1])
     figure.draw_without_rendering()
-    renderer = figure._get_renderer()  # pyright: ignore[reportAttributeAccessIssue]
+    renderer = figure._get_renderer()
     legend = place.legends[0].get_window_extent(renderer)
     assert not legend.overlaps(place.axes[0].get_window_extent(renderer))
     assert not any(legend.overlaps(ax.get_tightbbox(renderer)) for ax in grid.flat[:3])
@@ -402,7 +402,7 @@ def test_wrong_places_are_told(made: tuple[Path, Results], runs: xr.DataTree):
     with pytest.raises(RetrogradError, match=r"found the file .*summary\.nc, wanted the folder"):
         plot.outcomes(made[0] / "summary.nc")
     with pytest.raises(RetrogradError, match="found a Dataset, wanted the folder of a study's results"):
-        plot.outcomes(runs["summary"].to_dataset())  # pyright: ignore[reportArgumentType]
+        plot.outcomes(runs["summary"].to_dataset())
     with pytest.raises(RetrogradError, match="found nothing at nowhere"):
         plot.outcomes("nowhere")
 
@@ -418,8 +418,8 @@ def test_a_new_figure_shows_itself(runs: xr.DataTree):
 def test_ticks_keep_the_style_outside_of_it(runs: xr.DataTree):
     with mpl.rc_context({"xtick.labelsize": 30.0}):
         figure = plot.attempts(runs)
-        figure.set_size_inches(20, 5)  # pyright: ignore[reportAttributeAccessIssue]
-        figure.draw_without_rendering()  # pyright: ignore[reportAttributeAccessIssue]
+        figure.set_size_inches(20, 5)
+        figure.draw_without_rendering()
     assert {label.get_size() for label in figure.axes[0].get_xticklabels()} == {8.0}
 
 

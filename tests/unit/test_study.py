@@ -132,7 +132,7 @@ def test_the_study_cannot_be_changed():
     with pytest.raises(ValidationError):
         study.start = "initial_state"
     with pytest.raises(TypeError):
-        study.arguments["archive"] = "x"  # pyright: ignore[reportIndexIssue]
+        study.arguments["archive"] = "x"
 
 
 @pytest.mark.parametrize(
@@ -483,7 +483,7 @@ def test_one_problem_is_told_once():
 
 def test_keys_that_yaml_does_not_read_as_texts():
     config = changed()
-    config[1] = 2  # pyright: ignore[reportArgumentType]
+    config[1] = 2
     config["define_variants"][2] = {}
     assert problems(config) == (
         (

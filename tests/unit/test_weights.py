@@ -406,6 +406,7 @@ def test_garbage_is_refused(suffix: str, net: Model, tmp_path: Path):
         refusal(net, path)
 
 
+# Of numpy, in a header that it reads all the same: raised as an error, it would be a refusal.
 @pytest.mark.filterwarnings("ignore:invalid escape sequence:SyntaxWarning")
 @pytest.mark.filterwarnings("ignore:Reading `.npy`:UserWarning")
 @pytest.mark.parametrize("suffix", ["eqx", "safetensors"])
@@ -439,6 +440,7 @@ class Payload:
         return (open, (str(self.target), "w"))
 
 
+# The payload opens a file, and nobody closes it.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize("place", [0, 2])
 def test_pickles_are_never_loaded(place: int, net: Model, tmp_path: Path):
@@ -495,21 +497,21 @@ def test_unflatten_undoes_flatten(text: str, tmp_path: Path):
             assert np.array_equal(leaf, value), path
     # Integers stay with the structure.
     if text is ODD:
-        assert back.steps.tolist() == model.steps.tolist()  # type: ignore[attr-defined]
+        assert back.steps.tolist() == model.steps.tolist()
 
 
 def test_the_order_of_weights(net: Model):
     assert n_weights(net) == 2 * 3 + 3 + 3 * 2 + 2
     flat = np.asarray(flatten(net))
-    assert np.array_equal(flat[:6], np.ravel(net.network.layers[0].weight))  # type: ignore[attr-defined]
-    assert np.array_equal(flat[6:9], net.network.layers[0].bias)  # type: ignore[attr-defined]
+    assert np.array_equal(flat[:6], np.ravel(net.network.layers[0].weight))
+    assert np.array_equal(flat[6:9], net.network.layers[0].bias)
     moved = unflatten(net, jnp.arange(17.0))
-    assert moved.network.layers[1].bias.tolist() == [15.0, 16.0]  # type: ignore[attr-defined]
+    assert moved.network.layers[1].bias.tolist() == [15.0, 16.0]
 
 
 def test_flatten_takes_a_gradient(net: Model):
     gradient = eqx.filter_grad(lambda m: jnp.sum(m.network(jnp.ones(2)) ** 2))(net)
-    wanted = jax.grad(lambda p: jnp.sum(unflatten(net, p).network(jnp.ones(2)) ** 2))(flatten(net))  # type: ignore[attr-defined]
+    wanted = jax.grad(lambda p: jnp.sum(unflatten(net, p).network(jnp.ones(2)) ** 2))(flatten(net))
     assert np.array_equal(flatten(gradient), wanted)
     assert np.any(wanted != 0)
 
@@ -809,7 +811,7 @@ def test_a_vector_field_that_fails_is_named(tmp_path: Path):
 def test_the_digest_tells_weights_apart(net: Model, odd: Model):
     seen = {weights_digest(m) for m in (net, trained(net), odd, trained(odd))}
     assert len(seen) == 4
-    flipped = eqx.tree_at(lambda m: m.factor, odd, -odd.factor)  # type: ignore[attr-defined]
+    flipped = eqx.tree_at(lambda m: m.factor, odd, -odd.factor)
     renamed = jax.tree_util.tree_map(lambda v: v, odd)
     assert weights_digest(flipped) != weights_digest(odd) == weights_digest(renamed)
 
