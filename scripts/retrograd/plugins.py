@@ -224,18 +224,21 @@ def vector_field(cls: type[Model], formulation: str, guard: Mapping[str, float] 
     return FieldWithJumps(field, Jumps(cls.jump_times, member(cls, "jump", (len(cls.states),))))
 
 
-def member(cls: type[Model], name: str, shape: tuple[int, ...]) -> Callable[..., jax.Array]:
+def member(cls: type[Model], name: str, shape: tuple[int, ...] | None) -> Callable[..., jax.Array]:
     """Returns a method of the model, its k as an array (the last argument) and its result's shape checked.
 
-    - `shape`: the shape wanted; empty for a scalar.
+    - `shape`: the shape wanted; empty for a scalar, None for a vector of any length.
     """
 
     def call(model: Model, *args: Any) -> jax.Array:
         *head, k = args
         found = asked(cls, name, getattr(model, name), *head, parameter_dict(cls, k))
         value = _as_array(cls, name, found, k.dtype)
+        if shape is None and value.ndim < 2:
+            return jnp.atleast_1d(value)
         if value.shape != shape:
-            raise RetrogradError(f"{cls.__name__}.{name} returned shape {value.shape}, wanted {shape}.")
+            wanted = "a vector, of any length" if shape is None else shape
+            raise RetrogradError(f"{cls.__name__}.{name} returned shape {value.shape}, wanted {wanted}.")
         return value
 
     return call

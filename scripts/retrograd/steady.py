@@ -25,7 +25,7 @@ from retrograd.batches import batched, float_type
 from retrograd.dynamics import KVAERNO5, SUCCESSFUL, Integrator
 from retrograd.dynamics import MAX_STEPS as DYNAMICS_MAX_STEPS
 from retrograd.linalg import jitter, orthonormal, projector, solve, tolerance
-from retrograd.plugins import Field, asked, member, parameter_dict
+from retrograd.plugins import Field, member
 from retrograd.schema import STEADY_METHOD, STEADY_STATUS
 from retrograd.weights import flatten, unflatten
 
@@ -79,9 +79,7 @@ class SteadyProblem:
         self._field = field
         self._guess = member(cls, "initial_guess", (self.n,))
         self._scale = member(cls, "residual_scale", (self.n,))
-        self._invariants = lambda model, x, k: jnp.atleast_1d(
-            jnp.asarray(asked(cls, "invariants", model.invariants, x, parameter_dict(cls, k)), x.dtype)
-        )
+        self._invariants = member(cls, "invariants", None)
         self._judge = eqx.filter_jit(jax.vmap(self._judge_one, in_axes=(None, 0, 0, 0, 0)))
         self._start = eqx.filter_jit(jax.vmap(self._start_one, in_axes=(None, 0, 0)))
         self._refine = eqx.filter_jit(self._refine_all)

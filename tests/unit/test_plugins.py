@@ -348,6 +348,18 @@ def test_members(tmp_path: Path):
         member(cls, "loss", ())(cls(), jnp.zeros(3), jnp.zeros((3, 2)), K)
 
 
+@pytest.mark.parametrize(("kept", "count"), [("x[0] + x[1]", 1), ("x[:0]", 0), ("x", 2), ("[x[0], x[1]]", 2)])
+def test_a_vector_of_any_length(kept: str, count: int, tmp_path: Path):
+    cls = load(FREE + f"\n    def invariants(self, x, k):\n        return {kept}\n", tmp_path)
+    assert member(cls, "invariants", None)(cls(), jnp.zeros(2), K).shape == (count,)
+
+
+def test_invariants_of_another_shape(tmp_path: Path):
+    cls = load(FREE + "\n    def invariants(self, x, k):\n        return jnp.ones((2, 2))\n", tmp_path)
+    with pytest.raises(RetrogradError, match=r"Free\.invariants returned shape \(2, 2\), wanted a vector"):
+        member(cls, "invariants", None)(cls(), jnp.zeros(2), K)
+
+
 def test_defaults_of_the_contract(tmp_path: Path):
     cls = load(FREE, tmp_path)
     model, k = cls(), parameter_dict(cls, K)
