@@ -16,7 +16,7 @@ from retrograd import __version__, atlas_figures, details, drawing, figures, fit
 from retrograd.comparison_page import told as comparison_told
 from retrograd.pages import number, pages, shown_path, write
 from retrograd.results import Results
-from retrograd.schema import CAUSES, OUTCOMES, VERDICTS
+from retrograd.schema import CAUSES, OUTCOMES, STAGES, VERDICTS
 from retrograd.wording import (
     CAUSE_WORDS,
     METHOD_WORDS,
@@ -55,7 +55,7 @@ def provenance(results: Results) -> dict[str, Any]:
             if name in ("plugin", "weights", "scenarios"):
                 inputs.setdefault(name, {})[digest] = None
         codes.setdefault(stage, {})[str(ds.attrs.get("retrograd_code_digest", ""))] = None
-        if stage in ("steady_state", "dynamics", "gradients"):
+        if stage in STAGES:
             for key, value in json.loads(ds.attrs.get("retrograd_environment", "{}")).items():
                 text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
                 where = environments.setdefault(key, {}).setdefault(text, [])
