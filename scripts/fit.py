@@ -28,6 +28,8 @@ def main(run, plugin, class_name, model_file, dynamics_file, gradients_file, out
     counts = np.bincount(dataset["status"].values, minlength=len(FIT_STATUS))
     told = ", ".join(f"{c} {name.replace('_', ' ')}" for c, name in zip(counts, FIT_STATUS, strict=True) if c)
     log.info("%d measurements, samples: %s", dataset.sizes["measurement"], told)
+    for sample, llh, error in zip(*(dataset[name].values for name in ("sample", "llh", "llh_error")), strict=True):
+        log.info("sample %s: llh %.12g, discretisation error %.2g", sample, llh, error)
     title = f"study {run.settings['study']}, variant {run.settings['variant']}"
     store.write(dataset, out_file, FIT, run.provenance(), title_of=title)
     with whole(out_table) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as out:

@@ -66,11 +66,12 @@ class Turnover(Model):
     In concentrations X = exp(x) this is dX0/dt = exp(k1) * (exp(f - k2) - X0), likewise for X1.
     All states and parameters are natural logarithms, hence of unit 1; time is in seconds.
 
-    - `x0`: the target's level relative to its full level.
-    - `x1`: the regulator's level relative to the dissociation constant of the promoter.
-    - `k1`, `k3`: the turnover rate of target and regulator, in 1/s.
-    - `k2`: the factor by which the target's production is cut: 0 for not at all, below 0 for a boost.
-    - `k4`: the level at which the regulator settles.
+    - `x0`: ln of the target's level relative to its full level.
+    - `x1`: ln of the regulator's level relative to the dissociation constant of the promoter.
+    - `k1`: ln of the target's turnover rate in 1/s.
+    - `k2`: ln of the factor by which the target's production is cut: 0 for not at all, below 0 for a boost.
+    - `k3`: ln of the regulator's turnover rate in 1/s.
+    - `k4`: ln of the level at which the regulator settles, relative to the same dissociation constant.
     - `f`, `p`: the network and its 1185 weights: (x0, x1) to the level at which the target would settle
       with k2 = 0. Fitted to `log_promoter` on BOX; tanh keeps it bounded and smooth outside too.
     """

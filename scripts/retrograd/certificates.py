@@ -8,6 +8,7 @@ on finer steps gives.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -17,6 +18,8 @@ from retrograd.differences import RESOLUTION, WIDTHS, coarse
 from retrograd.gradients import GradientProblem, Scenarios, largest
 from retrograd.reference import Reference
 from retrograd.schema import REASONS, VERDICTS
+
+log = logging.getLogger("retrograd")
 
 VERIFIED, REFUTED, INCONCLUSIVE, NONFINITE, SKIPPED = range(len(VERDICTS))
 # Of a scenario's verdicts the worst counts, in this order.
@@ -104,7 +107,11 @@ def derive(
         return ad, error + ode_error, none, no_solve
 
     methods = {"replay": replay, "forward": forward, "checkpoint": checkpoint, "backsolve": backsolve}
-    return {name: methods[name]() for name in problem.methods}
+    out = {}
+    for name in problem.methods:
+        log.info("derivatives by %s", name)
+        out[name] = methods[name]()
+    return out
 
 
 def sampled(form: Callable[[np.ndarray, int], np.ndarray], ad: np.ndarray, scale: np.ndarray) -> np.ndarray:

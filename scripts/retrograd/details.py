@@ -153,9 +153,21 @@ def _attempts(treated: Treated, s: int) -> dict[str, Any]:
         some = keep[kind[keep] == code]
         if len(some):
             room = MOST_ATTEMPTS if code == 0 else MOST_ATTEMPTS // 2
-            parts.append(spread(some, room))
+            parts.append(some[_extremes(end[some], (end - start)[some], room)])
     keep = np.sort(np.concatenate(parts))
     return {"a": [_numbers(end[keep]), _numbers((end - start)[keep]), [int(v) for v in kind[keep]]]}
+
+
+def _extremes(end: np.ndarray, size: np.ndarray, room: int) -> np.ndarray:
+    """Returns up to `room` steps: of each equal part of a logarithmic time axis the shortest and the longest one."""
+    if len(end) <= room:
+        return np.arange(len(end))
+    time = np.log(end / end.min())
+    part = (time / max(float(time.max()), 1e-300) * (room // 2)).astype(int).clip(0, room // 2 - 1)
+    order = np.lexsort((size, part))
+    first = np.flatnonzero(np.diff(part[order], prepend=-1))
+    last = np.append(first[1:], len(order)) - 1
+    return np.unique(order[np.concatenate([first, last])])
 
 
 def _derivatives(treated: Treated, s: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Functions as in `figures`, made of the same parts (`drawing`).
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,8 +50,8 @@ def observables(fit: xr.Dataset) -> list[str]:
 
 
 def experiments(fit: xr.Dataset) -> list[str]:
-    """Returns the experiments in the order of the measurements; the first have a colour."""
-    return list(dict.fromkeys(map(str, fit["experiment_name"].values)))
+    """Returns the experiments, those with most measurements first, which have a colour."""
+    return [name for name, _ in Counter(map(str, fit["experiment_name"].values)).most_common()]
 
 
 def _fitted(results: Results) -> list[tuple[Treated, xr.Dataset]]:
@@ -73,6 +74,13 @@ def _handles(fit: xr.Dataset) -> list[Line2D]:
     out = [point(c, m, literal(name, 28)) for name, (c, m) in zip(names, _EXPERIMENTS, strict=False)]
     rest = len(names) - len(out)
     return out + ([point(*_OTHERS, f"{rest} other experiment{'s' if rest > 1 else ''}")] if rest else [])
+
+
+def _legend(figure: FigureBase, fit: xr.Dataset) -> None:
+    handles = _handles(fit)
+    # Four of the longest labels are wider than the figure.
+    long = max(len(str(h.get_label())) for h in handles) > 20
+    figure.legend(handles=handles, loc="outside upper left", ncols=3 if long else 4)
 
 
 def _is_wide(values: np.ndarray) -> bool:
@@ -130,7 +138,7 @@ def scatter(results: Results, figure: FigureBase) -> None:
         axes.axis("off")
     figure.supxlabel("measured", fontsize=9)
     figure.supylabel("simulated", fontsize=9)
-    figure.legend(handles=_handles(drawn[0][1]), loc="outside upper left", ncols=4)
+    _legend(figure, drawn[0][1])
 
 
 def time_courses(results: Results, figure: FigureBase) -> None:
@@ -152,7 +160,7 @@ def time_courses(results: Results, figure: FigureBase) -> None:
         axes.axis("off")
     figure.supxlabel(f"model time [{literal(results.best.time_unit, 20)}]", fontsize=9)
     figure.supylabel("measured (points), simulated (lines)", fontsize=9)
-    figure.legend(handles=_handles(fit), loc="outside upper left", ncols=4)
+    _legend(figure, fit)
 
 
 def _course(axes: Axes, fit: xr.Dataset, of_panel: np.ndarray) -> None:

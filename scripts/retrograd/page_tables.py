@@ -78,6 +78,20 @@ def fewest_digits(results: Results) -> tuple[float, str] | None:
     return float(digits[at]), results.scenarios[at]
 
 
+def undetermined(results: Results) -> dict[str, int]:
+    """Returns how many verified derivatives under the best variant are smaller than their error against the ODE.
+
+    `total` of them are larger than their bounds, `left_out` are not: of those no more is known than that.
+    """
+    treated = results.best
+    m = treated.methods.index(treated.method)
+    ad, ode = np.abs(treated.gradients["ad"].values[:, m]), treated.gradients["ode_error"].values
+    verified = treated.gradients["verdict"].values[:, m] == VERDICTS.index("verified")
+    larger = verified & (np.abs(treated.gradients["fd"].values) > treated.bound[:, m])
+    counts = {"count": larger & (ad <= ode), "total": larger, "left_out": verified & ~larger}
+    return {name: int(np.sum(those)) for name, those in counts.items()}
+
+
 def _worst(treated: Treated, m: int) -> dict[str, float]:
     """Returns the largest error by a method, relative to the scenario's largest |fd|, and the bound there."""
     error, bound = (figures.relative(v, treated)[:, m] for v in (treated.difference, treated.bound))

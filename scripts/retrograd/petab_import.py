@@ -456,8 +456,11 @@ class _Importer:
         self._set_constants(values, fit)
         self._set_starts(fit, before, values)
         self._set_restart(fit, old, values)
-        if any(e.rests for e in fit.experiments) and self._depends_on_time():
-            self.problems.append("found rates that depend on time, and an experiment that begins with a steady state")
+        for e in self._steady_with_time(fit, values):
+            self.problems.append(
+                f"experiment {e.id}: found rates that depend on time in the steady state that it begins "
+                "with: let its condition set a stimulus to 0, or state when it begins in the table of experiments"
+            )
         self._set_jumps(fit, values)
         fit.columns[self.period] = np.arange(2.0 * len(fit.experiments)).reshape(-1, 2)
         self.model = replace(self.model, parameters={**self.model.parameters, self.period: "1"})
@@ -641,9 +644,24 @@ class _Importer:
             return sp.S.One
         return was(compartment) / now(compartment)
 
-    def _depends_on_time(self) -> bool:
+    def _steady_with_time(self, fit: Fit, values: Mapping[str, list[list[sp.Expr]]]) -> list[Experiment]:
+        """Returns the experiments whose steady state is one of rates that depend on time.
+
+        What the condition sets is put in: a stimulus whose dose is 0 there does not depend on time.
+        """
         model = assembled(self.model)
-        return any(TIME in model.resolve(rate).free_symbols for rate in model.rates.values())
+        moving = [rate for rate in map(model.resolve, model.rates.values()) if TIME in rate.free_symbols]
+        found = []
+        for i, e in enumerate(fit.experiments):
+            # Whole numbers as such: sympy takes 0 and 0.0 for different values of a formula with cases.
+            told = {symbol(c): _whole(by_experiment[i][0]) for c, by_experiment in values.items()}
+            if e.rests and any(TIME in put_in(rate, told).free_symbols for rate in moving):
+                found.append(e)
+        return found
+
+
+def _whole(value: sp.Expr) -> sp.Expr:
+    return sp.Integer(int(value)) if value.is_Float and float(value).is_integer() else value
 
 
 def _changes_later(by_experiment: Sequence[Sequence[sp.Expr]]) -> bool:

@@ -234,6 +234,7 @@ def page(results: Results, svgs: Mapping[str, bytes]) -> str:
         n_details=len(detailed["scenarios"]),
         lead=lead(results),
         fewest=page_tables.fewest_digits(results),
+        unsure=page_tables.undetermined(results),
         wrt_told=wrt_words(results),
         methods_told=[(name, METHOD_WORDS[name]) for name in best.methods],
         without_ratio=atlas_figures.without_ratio(results),

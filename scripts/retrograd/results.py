@@ -15,7 +15,7 @@ import xarray as xr
 from retrograd import store
 from retrograd.errors import RetrogradError
 from retrograd.provenance import file_digest
-from retrograd.scenarios import Table, read_scenarios
+from retrograd.scenarios import Table, head_of, read_scenarios
 from retrograd.schema import stages_of
 
 # How many have a row of a figure or a table; what is left out is said in the captions.
@@ -130,6 +130,7 @@ class Results:
     - `effects`: what the remedies of a study with factors are worth, None of others.
     - `comparison`: with another run, None where there is none of these very files.
     - `whole`: where these are some scenarios of a study, all of it: its best variant is theirs.
+    - `notes`: what the scenario table says of itself.
     """
 
     settings: Mapping[str, Any]
@@ -140,6 +141,7 @@ class Results:
     effects: xr.Dataset | None = None
     comparison: xr.Dataset | None = None
     whole: Results | None = None
+    notes: str = ""
 
     @cached_property
     def study(self) -> str:
@@ -311,6 +313,7 @@ def load(
         read_scenarios(scenarios) if scenarios else None,
         store.read(effects, "effects", wanted={"summary": file_digest(summary)}) if effects else None,
         _compared(comparison, stages) if comparison else None,
+        notes=head_of(scenarios) if scenarios else "",
     )
 
 

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from retrograd.messages import ConfigError, capped, one_of, show, step
@@ -114,6 +115,13 @@ def read_scenarios(
     if reader.problems:
         raise ConfigError(capped(reader.problems))
     return table
+
+
+def head_of(path: str | Path) -> str:
+    """Returns the comments above a table's header, without their signs: what the table says of itself."""
+    with open(path, encoding="utf-8-sig") as file:
+        lines = takewhile(lambda line: line.startswith("#"), file)
+        return "\n".join(line.removeprefix("#").strip() for line in lines)
 
 
 class _Reader:

@@ -236,7 +236,7 @@ def worst_state(results: Results, treated: Treated, s: int) -> tuple[str, str] |
         lost = CAUSES[summary["cause"].values[i, s]] in _LOST
     if lost and not treated.dynamics["attempt_finite"][treated.attempts(s)].values.all():
         return treated.states[state], "the first that is not finite in the attempt that is told"
-    return treated.states[state], "moved most in the last accepted step"
+    return treated.states[state], "moved most in the last accepted step, which need not be why it failed"
 
 
 def _setting_words(key: str, value: Any) -> str:

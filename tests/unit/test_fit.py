@@ -248,7 +248,7 @@ def test_the_page_has_both_figures_and_the_table(observables: int, experiments: 
     if samples > fit_figures.MOST_SAMPLES:
         assert f"The first 50 of {samples} samples" in page.words
         assert "Not drawn: observable 12, observable 13, observable 14." in page.words
-        assert "The 3 experiments beyond the first 6 are grey." in page.words
+        assert "The 6 experiments with most measurements are coloured, the other 3 grey." in page.words
 
 
 def test_a_study_without_measurements_has_no_such_section(tmp_path: Path):

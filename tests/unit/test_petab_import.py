@@ -477,6 +477,31 @@ def test_a_steady_state_of_rates_that_depend_on_time(tmp_path: Path):
     assert "found rates that depend on time" in refusal(write_problem(tmp_path / "p", model, tables))
 
 
+def test_a_stimulus_from_a_time_on_whose_dose_is_0_in_the_steady_state(tmp_path: Path):
+    """As in Brannmark_JBC2010, Weber_BMC2015 and Isensee_JCB2018."""
+    nominal = {"k1": 0.8, "k2": 0.6}
+    law = "c*k1*A*(1 + dose*piecewise(0, time < on, 1))"
+    model = CONVERSION.replace("c*k1*A", law).replace("k2 = 0\n", "k2 = 0; dose = 0; on = 0\n")
+    tables = {
+        "parameter": parameters(**nominal),
+        "condition": [*condition("off", dose=0.0, on=0), *condition("late", dose=2, on=3)],
+        "experiment": experiment("e0", ("-inf", "off"), (0, "late")),
+        "observable": [observable("obs_a", "A")],
+        "measurement": [measurement("obs_a", "e0", t, 0.7) for t in (1, 3, 5)],
+    }
+    found = evaluate(write_problem(tmp_path / "p", model, tables))
+
+    def llh(k1, k2):
+        rest = 2 * k2 / (k1 + k2)
+        at = [rest, rest, exchange(2, rest, 2 - rest, 3 * k1, k2)[0]]
+        return sum(normal(0.7, y, 0.5) for y in at)
+
+    agrees(found, llh, nominal)
+    tables["condition"] = [*condition("off", dose=1, on=3), *condition("late", dose=2, on=3)]
+    told = refusal(write_problem(tmp_path / "q", model, tables))
+    assert "experiment e0: found rates that depend on time" in told, told
+
+
 def test_files_that_cannot_be_read(tmp_path: Path):
     path = tmp_path / "problem.yaml"
     path.write_text("format_version: 2.0.0\nmodel_files: {m: {location: none.xml, language: sbml}}\n")

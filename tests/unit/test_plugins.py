@@ -356,7 +356,9 @@ def test_a_vector_of_any_length(kept: str, count: int, tmp_path: Path):
 
 def test_invariants_of_another_shape(tmp_path: Path):
     cls = load(FREE + "\n    def invariants(self, x, k):\n        return [x, x]\n", tmp_path)
-    with pytest.raises(RetrogradError, match=r"Free\.invariants returned shape \(2, 2\), wanted a vector, of any length"):
+    with pytest.raises(
+        RetrogradError, match=r"Free\.invariants returned shape \(2, 2\), wanted a vector, of any length"
+    ):
         member(cls, "invariants", None)(cls(), jnp.zeros(2), K)
 
 

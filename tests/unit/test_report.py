@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -230,7 +231,44 @@ def test_the_sweep_of_every_derivative_is_in_the_page(tmp_path: Path) -> None:
         assert 10 ** (bound / 100) == pytest.approx(ds["fd_error"].values[1, j] / size, rel=0.012)
 
 
-MOVED = "moved most in the last accepted step"
+def test_of_many_steps_the_shortest_and_longest_are_drawn() -> None:
+    # A thousand short steps at the start, and one long one among short ones late: by number it would be left out.
+    size = np.concatenate([np.full(1000, 1e-6), np.geomspace(1e-6, 0.1, 40), np.full(1000, 1e-5)])
+    size[1500] = 0.3
+    end = 1e-6 + np.cumsum(size)
+    # An attempt that was rejected ends later than the one after it.
+    end[-1] = 0.5
+    kept = details._extremes(end, size, 60)
+    assert len(kept) <= 60 and np.all(np.diff(kept) > 0)
+    assert {0, 1500} <= set(kept.tolist())
+    assert np.max(size[kept]) == 0.3 and np.min(size[kept]) == 1e-6
+    assert details._extremes(end[:50], size[:50], 60).tolist() == list(range(50))
+
+
+def test_derivatives_of_which_the_ode_tells_no_digit_are_counted(tmp_path: Path) -> None:
+    results = study(tmp_path, {"recommended": ["verified"] * 3})
+    ds = results.best.gradients.load()
+    before = page_tables.undetermined(results)
+    total, left_out = before["total"], before["left_out"]
+    assert before["count"] == 0 and total > 0
+    ds["ode_error"][1, 0] = 2 * abs(float(ds["ad"][1, 0, 0]))
+    assert page_tables.undetermined(results)["count"] == 1
+    assert f"1 of {total} verified derivatives that are larger than their bounds are smaller than what" in Page(report.page(results, {})).words
+    # One that is no larger than its bounds is told of already.
+    ds["fd_error"][1, 0] = 2 * abs(float(ds["fd"][1, 0]))
+    results.best.__dict__.pop("bound", None)
+    assert page_tables.undetermined(results) == {"count": 0, "total": total - 1, "left_out": left_out + 1}
+
+
+def test_the_tables_own_words_are_told(tmp_path: Path) -> None:
+    results = dataclasses.replace(study(tmp_path, MIXED), notes="derepress: the regulator <vanishes>")
+    assert (
+        "The table of scenarios says of itself: derepress: the regulator <vanishes>"
+        in Page(report.page(results, {})).words
+    )
+
+
+MOVED = "moved most in the last accepted step, which need not be why it failed"
 
 
 def test_a_failure_names_the_state_that_its_record_tells(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from retrograd.messages import ConfigError
-from retrograd.scenarios import Table, automatic_size, chunks, read_scenarios
+from retrograd.scenarios import Table, automatic_size, chunks, head_of, read_scenarios
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +62,12 @@ def test_jobs_stay_below_two_thousand(n: int, works: int, network: bool):
 
 def test_more_works_than_jobs_are_one_chunk_each():
     assert automatic_size(1000, 3000, network=True) >= 1000
+
+
+def test_what_a_table_says_of_itself(tmp_path: Path):
+    path = tmp_path / "s.tsv"
+    path.write_text("\ufeff# both: at once\n#  k1: ln\nscenario\tk1\n# not this\na\t1\n", encoding="utf-8")
+    assert head_of(path) == "both: at once\nk1: ln"
 
 
 def test_table_values(tmp_path: Path):
