@@ -218,7 +218,7 @@ def test_a_scenario_opens_by_keyboard_and_tells_what_happened(opened):
     assert titles == ["x0 over time", "x1 over time", "Steps"]
     page.select_option("#scenario-variant", label="recommended")
     titles = page.eval_on_selector_all("dialog figcaption", "all => all.map(n => n.textContent)")
-    assert titles == ["x0 over time", "x1 over time", "Steps", "Finite differences (bars: their bounds)"]
+    assert titles == ["x0 over time", "x1 over time", "Steps", "Finite differences (bars: bounds of their extrapolation)"]
     assert "k1@dynamic\tverified\t1 ± 1\u00a0×\u00a010⁻¹²\t1 ± 1\u00a0×\u00a010⁻⁹" in page.inner_text(
         "#scenario-content"
     )
@@ -235,7 +235,7 @@ def test_any_derivative_can_be_chosen_by_keyboard(opened, tmp_path: Path):
     file = page_of(study(tmp_path / "study", {"recommended": ["verified"] * 2}, wrt=wrt), tmp_path / "report")
     page = opened("#scenario=s00", file=file)
     title = lambda: page.eval_on_selector_all("dialog figcaption", "all => all.at(-1).textContent")
-    assert title() == "Finite differences: the 6 with the widest bounds (bars: their bounds)"
+    assert title() == "Finite differences: the 6 with the widest bounds (bars: bounds of their extrapolation)"
     select = page.get_by_label("Finite differences by")
     assert select.locator("option").all_text_contents() == ["the 6 with the widest bounds", *wrt[:16]]
     text = page.inner_text("#scenario-content")
@@ -243,11 +243,11 @@ def test_any_derivative_can_be_chosen_by_keyboard(opened, tmp_path: Path):
     assert "The first 16 of 20; all stand in gradients.nc." in text
     select.focus()
     page.keyboard.press("End")
-    assert title() == "Finite differences by k15@dynamic (bar: its bound)"
+    assert title() == "Finite differences by k15@dynamic (bar: bound of its extrapolation)"
     assert page.locator("dialog .key").last.inner_text() == "k15@dynamic"
     assert page.evaluate("document.activeElement.id") == "scenario-sweep"
     page.click("#scenario-after")
-    assert title() == "Finite differences by k15@dynamic (bar: its bound)"
+    assert title() == "Finite differences by k15@dynamic (bar: bound of its extrapolation)"
 
 
 def test_the_steps_are_the_recorded_ones(opened, path: Path):

@@ -253,7 +253,8 @@ def test_derivatives_of_which_the_ode_tells_no_digit_are_counted(tmp_path: Path)
     assert before["count"] == 0 and total > 0
     ds["ode_error"][1, 0] = 2 * abs(float(ds["ad"][1, 0, 0]))
     assert page_tables.undetermined(results)["count"] == 1
-    assert f"1 of {total} verified derivatives that are larger than their bounds are smaller than what" in Page(report.page(results, {})).words
+    told = f"1 of {total} verified derivatives that are larger than their bounds are smaller than what"
+    assert told in Page(report.page(results, {})).words
     # One that is no larger than its bounds is told of already.
     ds["fd_error"][1, 0] = 2 * abs(float(ds["fd"][1, 0]))
     results.best.__dict__.pop("bound", None)
