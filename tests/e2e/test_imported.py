@@ -99,7 +99,9 @@ def test_what_is_wrong_is_told_before_any_rule_runs(folder: Path):
 
 
 @pytest.mark.e2e
+# test_petab_cases has such an archive of a problem in PEtab.
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_from_the_file_to_an_archive(tmp_path_factory: pytest.TempPathFactory):
     repository = pipeline.copy_repository(tmp_path_factory.mktemp("imported"))
     (repository / "mine.tsv").write_text(TABLE)

@@ -218,7 +218,12 @@ def test_a_scenario_opens_by_keyboard_and_tells_what_happened(opened):
     assert titles == ["x0 over time", "x1 over time", "Steps"]
     page.select_option("#scenario-variant", label="recommended")
     titles = page.eval_on_selector_all("dialog figcaption", "all => all.map(n => n.textContent)")
-    assert titles == ["x0 over time", "x1 over time", "Steps", "Finite differences (bars: bounds of their extrapolation)"]
+    assert titles == [
+        "x0 over time",
+        "x1 over time",
+        "Steps",
+        "Finite differences (bars: bounds of their extrapolation)",
+    ]
     assert "k1@dynamic\tverified\t1 ± 1\u00a0×\u00a010⁻¹²\t1 ± 1\u00a0×\u00a010⁻⁹" in page.inner_text(
         "#scenario-content"
     )

@@ -68,6 +68,8 @@ def lose(cluster: slurm.Slurm, before: tuple[str, ...]) -> dict[str, str]:
     return {"TIMEOUT": slow["id"], "CANCELLED": cancelled["id"], "NODE_FAIL": failed["id"]}
 
 
+# The next one compares the bytes too, of a run that has lost jobs.
+@pytest.mark.exhaustive
 def test_a_study_is_the_same_through_slurm(cluster, repository, finished_run):
     run = pipeline.snakemake(repository, *PROFILE, *OFTEN, surroundings=cluster.surroundings)
     assert run.returncode == 0, run.stdout
