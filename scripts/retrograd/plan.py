@@ -93,8 +93,9 @@ class Plan:
                 self._of[variant, stage] = name
                 upstream[stage] = name
         count, size = len(self.study.table.ids), self.study.chunk_size
-        network = bool(self.study.model.weights) or "network" in self.study.gradient.wrt
-        self.chunk_size = automatic_size(count, len(self.works), network) if size == "auto" else size
+        # What makes a scenario costly, in time and in memory.
+        self.network = bool(self.study.model.weights) or "network" in self.study.gradient.wrt
+        self.chunk_size = automatic_size(count, len(self.works), self.network) if size == "auto" else size
         self._chunks = chunks(count, self.chunk_size)
 
     @property

@@ -18,8 +18,9 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = PLAN.results
-# Of a job on a chunk [MB]: 0.4 a scenario were measured on the default model, and 1,100 whatever the chunk.
-CHUNK_MEMORY = 2500 + PLAN.chunk_size
+# Of a job on a chunk [MB]: 0.4 a scenario were measured on the default model, and 1,100 whatever the chunk; 0.04 and 300
+# on one without a network.
+CHUNK_MEMORY = 2500 + PLAN.chunk_size // (1 if PLAN.network else 4)
 # Of a job that reads the whole study [MB]: 0.007 a scenario and variant were measured in the report of 100,000.
 STUDY_MEMORY = 2000 + len(PLAN.study.table.ids) * len(PLAN.variants) // 100
 
