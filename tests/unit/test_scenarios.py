@@ -44,7 +44,7 @@ def test_chunks_grow_with_the_study_and_with_nothing_else():
     # The default study is one chunk; a thousand scenarios and more with a network keep cores busy in whole rounds.
     network = {1: 128, 96: 128, 128: 128, 1000: 256, 10_000: 1280, 100_000: 1792, 1_000_000: 2560}
     assert {n: automatic_size(n, 3, network=True) for n in network} == network
-    # A job on a cheap scenario is start and imports for the most part: two for ten thousand, 1.25 times the numerics.
+    # A job on a cheap scenario is start and imports for the most part: two for ten thousand.
     plain = {1: 128, 96: 128, 1000: 1024, 10_000: 5120, 100_000: 7168, 1_000_000: 10_240}
     assert {n: automatic_size(n, 3, network=False) for n in plain} == plain
 
