@@ -7,6 +7,9 @@ from retrograd.job import job, log
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
+# Samples whose log-likelihood is told in the log; fit.nc has all.
+MOST_TOLD = 10
+
 
 def main(run, plugin, class_name, model_file, dynamics_file, gradients_file, out_file, out_table):
     import numpy as np
@@ -28,7 +31,8 @@ def main(run, plugin, class_name, model_file, dynamics_file, gradients_file, out
     counts = np.bincount(dataset["status"].values, minlength=len(FIT_STATUS))
     told = ", ".join(f"{c} {name.replace('_', ' ')}" for c, name in zip(counts, FIT_STATUS, strict=True) if c)
     log.info("%d measurements, samples: %s", dataset.sizes["measurement"], told)
-    for sample, llh, error in zip(*(dataset[name].values for name in ("sample", "llh", "llh_error")), strict=True):
+    first = dataset[["sample", "llh", "llh_error"]].isel(sample=slice(MOST_TOLD))
+    for sample, llh, error in zip(*(first[name].values for name in ("sample", "llh", "llh_error")), strict=True):
         log.info("sample %s: llh %.12g, discretisation error %.2g", sample, llh, error)
     title = f"study {run.settings['study']}, variant {run.settings['variant']}"
     store.write(dataset, out_file, FIT, run.provenance(), title_of=title)

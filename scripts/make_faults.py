@@ -29,6 +29,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from retrograd.provenance import file_digest
+from retrograd.schema import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -315,7 +316,7 @@ class Faults:
 
     def forget(self) -> None:
         """Removes the results of a stage and of all after it: the next run goes on from there."""
-        stages = ["model.nc", "steady_state", "dynamics", "gradients", "summary.nc", "report"]
+        stages = ["model.nc", *STAGES, "summary.nc", "report"]
         gone = stages[self.random.randrange(len(stages)) :]
         for path in sorted(self.study.results.rglob("*")):
             if path.is_file() and any(part.startswith(tuple(gone)) for part in path.parts):

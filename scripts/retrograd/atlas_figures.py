@@ -235,7 +235,8 @@ def shown_evaluation(results: Results) -> tuple[Treated, int] | None:
         accepted, finite = (dynamics[f"attempt_{what}"].values.astype(bool) for what in ("accepted", "finite"))
         # What failed has no backward pass.
         rows = np.flatnonzero((dynamics["status"].values == 0) & (dynamics["attempt_count"].values > 0))
-        start, stop = treated.bounds("attempt")[rows], treated.bounds("attempt")[rows + 1]
+        ends = treated.offsets["attempt"]
+        start, stop = ends[rows], ends[rows + 1]
         calm, whole = (_none_between(~every, start, stop) for every in (accepted, accepted | finite))
         columns = (found.tolist() for found in (calm, whole, stop - start, rows))
         solved += [(*found, treated) for found in zip(*columns, strict=True)]

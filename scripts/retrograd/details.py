@@ -159,7 +159,10 @@ def _attempts(treated: Treated, s: int) -> dict[str, Any]:
 
 
 def _extremes(end: np.ndarray, size: np.ndarray, room: int) -> np.ndarray:
-    """Returns up to `room` steps: of each equal part of a logarithmic time axis the shortest and the longest one."""
+    """Returns up to `room` steps: of each equal part of a logarithmic time axis the shortest and the longest one.
+
+    `figures.thin` keeps whatever the eye tells apart, which is no bound on a page with hundreds of such charts.
+    """
     if len(end) <= room:
         return np.arange(len(end))
     time = np.log(end / end.min())

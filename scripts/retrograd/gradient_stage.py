@@ -58,11 +58,11 @@ def form_gradients(
     pairs = np.stack(rungs, axis=1)
     rescued = recorded.ok & np.any(pairs > 0, axis=1)
 
-    def with_causes(problem: GradientProblem, data: Scenarios, *timed: Any) -> dict[str, np.ndarray]:
-        found = gradient_table(problem, data, done, *timed)
+    def with_causes(problem: GradientProblem, data: Scenarios, **timed: Any) -> dict[str, np.ndarray]:
+        found = gradient_table(problem, data, done, **timed)
         return found | causes.table(of_gradients(problem, data, records, found))
 
-    table = with_causes(plain, recorded.only(~rescued), took)
+    table = with_causes(plain, recorded.only(~rescued), took=took)
     for pair in np.unique(pairs[rescued], axis=0):
         rows = rescued & np.all(pairs == pair, axis=1)
         problem = gradient_problem(cls, model, options, int(pair[0]), int(pair[1]))

@@ -651,13 +651,13 @@ class _Importer:
         """
         model = assembled(self.model)
         moving = [rate for rate in map(model.resolve, model.rates.values()) if TIME in rate.free_symbols]
-        found = []
-        for i, e in enumerate(fit.experiments):
+
+        def moves(i: int) -> bool:
             # Whole numbers as such: sympy takes 0 and 0.0 for different values of a formula with cases.
             told = {symbol(c): _whole(by_experiment[i][0]) for c, by_experiment in values.items()}
-            if e.rests and any(TIME in put_in(rate, told).free_symbols for rate in moving):
-                found.append(e)
-        return found
+            return any(TIME in put_in(rate, told).free_symbols for rate in moving)
+
+        return [e for i, e in enumerate(fit.experiments) if e.rests and moves(i)]
 
 
 def _whole(value: sp.Expr) -> sp.Expr:

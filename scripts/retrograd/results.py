@@ -88,12 +88,13 @@ class Treated:
         return self.gradients["fd_error"].values[:, None, :] + own
 
     @cached_property
-    def _offsets(self) -> dict[str, np.ndarray]:
+    def offsets(self) -> dict[str, np.ndarray]:
+        """Where the scenarios' parts of `step` and `attempt` begin and end, by dimension, shape (scenario + 1,)."""
         return {name: store.ragged(self.dynamics, f"{name}_count") for name in ("step", "attempt")}
 
     def steps(self, scenario: int) -> slice:
         """Returns where a scenario's accepted steps stand."""
-        return slice(*self._offsets["step"][scenario : scenario + 2])
+        return slice(*self.offsets["step"][scenario : scenario + 2])
 
     def record(self, scenario: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns times, shape (step + 1,), and states, shape (step + 1, state), of a record, its start included."""
@@ -101,18 +102,14 @@ class Treated:
         t = np.concatenate([[0.0], ds["step_time"][mine].values])
         return t, np.concatenate([ds["x_start"].values[scenario : scenario + 1], ds["step_x"][mine].values])
 
-    def bounds(self, dim: str) -> np.ndarray:
-        """Returns where the scenarios' parts of `step` or `attempt` begin and end, shape (scenario + 1,)."""
-        return self._offsets[dim]
-
     def attempts(self, scenario: int) -> slice:
         """Returns where a scenario's attempts stand."""
-        return slice(*self._offsets["attempt"][scenario : scenario + 2])
+        return slice(*self.offsets["attempt"][scenario : scenario + 2])
 
     def narrowed(self, rows: Sequence[int]) -> Treated:
         """Returns some scenarios of it, in the order given; measurements stay those of all."""
         cut: dict[str, Any] = {"scenario": list(rows)}
-        for dim, at in self._offsets.items():
+        for dim, at in self.offsets.items():
             cut[dim] = np.concatenate([np.arange(*at[row : row + 2]) for row in rows])
         return replace(
             self,

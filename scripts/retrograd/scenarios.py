@@ -66,10 +66,10 @@ class Table:
 # What `chunk_size: auto` makes of a study; workflow/DECISIONS.md, 40, has the reasons. Sizes are four a doubling, from
 # 128 on, whole batches of 32 lanes all of them.
 SIZES = [quarters << exponent for exponent in range(5, 26) for quarters in (4, 5, 6, 7)]
-# What the jobs of a chunk take whatever its size [s], and what a scenario takes in all stages [s]: of a model with a
-# network in its gradient, and of a small one. No job is planned to take more than minutes, nor much memory.
-CHUNK_SECONDS, NETWORK_SECONDS, PLAIN_SECONDS = 10.0, 0.09, 0.0044
-LARGEST = {True: 2560, False: 10_240}
+# What the jobs of a chunk take whatever its size [s]. By whether there is a network: what a scenario takes in all
+# stages [s], and the largest chunk, so that no job is planned to take more than minutes, nor much memory.
+CHUNK_SECONDS = 10.0
+SCENARIO_SECONDS, LARGEST = {True: 0.09, False: 0.0044}, {True: 2560, False: 10_240}
 CORES = (1, 2, 8)
 MOST_JOBS = 2000
 
@@ -81,12 +81,13 @@ def automatic_size(n: int, works: int, network: bool) -> int:
     - `works`: jobs on each chunk, of all stages together. All jobs on chunks together stay below 2,000.
     - `network`: whether the study has weights or their gradients, which cost most.
     """
-    each = NETWORK_SECONDS if network else PLAIN_SECONDS
 
     def seconds(size: int) -> float:
         """Time on one, two and eight cores, their product, so that none of them pays for another."""
         count = math.ceil(n / size)
-        return math.prod(math.ceil(count / cores) * (CHUNK_SECONDS + each * min(size, n)) for cores in CORES)
+        return math.prod(
+            math.ceil(count / cores) * (CHUNK_SECONDS + SCENARIO_SECONDS[network] * min(size, n)) for cores in CORES
+        )
 
     best = min((size for size in SIZES if size <= LARGEST[network]), key=seconds)
     # One chunk is as coarse as it gets.

@@ -15,7 +15,7 @@ NEEDS = {"weights .hdf5": "h5py", "weights .onnx": "onnx", "SBML": "libsbml", "A
 @pytest.mark.parametrize("kind", FUZZERS)
 def test_broken_files_are_taken_or_refused_in_words(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     if kind in NEEDS:
-        pytest.importorskip(NEEDS[kind])
+        pytest.importorskip(NEEDS[kind], reason=f"{NEEDS[kind]}, of an extra, is not installed: no {kind}")
     monkeypatch.chdir(tmp_path)
     count = COUNTS.get(kind, 100) * int(os.environ.get("RETROGRAD_FUZZ", "1"))
     found = FUZZERS[kind](tmp_path, count, seed=0)

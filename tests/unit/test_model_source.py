@@ -507,7 +507,7 @@ def test_a_refused_file_writes_nothing(tmp_path: Path):
 
 
 def test_an_import_of_antimony(tmp_path: Path):
-    pytest.importorskip("antimony")
+    pytest.importorskip("antimony", reason="the extra petab is not installed: no Antimony")
     part, source = tmp_path / "part.ant", tmp_path / "m.ant"
     part.write_text("model part(S)\n species S\n J: S -> ; 0.5*S\nend\n")
     source.write_text('import "part.ant"\nmodel *m()\n species X = 2\n p: part(X)\nend\n')

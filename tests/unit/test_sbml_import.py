@@ -759,7 +759,7 @@ def test_a_parameter_becomes_an_expression():
 
 
 def test_antimony(tmp_path: Path):
-    pytest.importorskip("antimony")
+    pytest.importorskip("antimony", reason="the extra petab is not installed: no Antimony")
     path = tmp_path / "m.ant"
     path.write_text(
         "model two\n compartment C = 2\n species A in C = 3, B in C = 0\n k = 0.7\n J: A -> 2 B; k*A\nend\n"

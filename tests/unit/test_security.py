@@ -196,7 +196,7 @@ def test_no_scenario_is_refused(study: Path):
 
 
 def sbml_problem(study: Path, text: str) -> str:
-    pytest.importorskip("libsbml")
+    pytest.importorskip("libsbml", reason="the extra petab is not installed: no SBML")
     (study / "m.xml").write_text(text, encoding="utf-8")
     return "\n".join(problems(model={"sbml": "m.xml"}))
 
@@ -263,7 +263,7 @@ def test_whatever_a_reader_stumbles_over_is_one_message(study: Path, monkeypatch
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../" * 7 + "x.tsv"])
 def test_files_of_a_problem_lie_around_it(name: str, study: Path):
-    pytest.importorskip("petab")
+    pytest.importorskip("petab", reason="the extra petab is not installed: it needs Python 3.12")
     (study / "p.yaml").write_text(yaml.safe_dump({"format_version": 1, "parameter_file": name, "problems": []}))
     (line,) = problems(model={"petab": "p.yaml"})
     assert "wanted a path relative to this file, 6 folders above it at most" in line
@@ -273,7 +273,7 @@ def test_files_of_a_problem_lie_around_it(name: str, study: Path):
 
 
 def test_arrays_of_weights_are_in_their_file(study: Path):
-    h5py = pytest.importorskip("h5py")
+    h5py = pytest.importorskip("h5py", reason="h5py, of the extra petab, is not installed")
     from fuzzing import Net, eqx, jax, load_into
 
     model = Net(eqx.nn.MLP(2, 1, 4, 0, key=jax.random.PRNGKey(0)))
@@ -288,7 +288,7 @@ def test_arrays_of_weights_are_in_their_file(study: Path):
             make(file)
         with pytest.raises(RetrogradError, match=told):
             load_into(model, "w.hdf5")
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
     tensor = onnx.numpy_helper.from_array(np.zeros((4, 4)), "w")
     graph = onnx.helper.make_graph([], "g", [], [], [tensor])
     onnx.save(onnx.helper.make_model(graph), "w.onnx", save_as_external_data=True, location="x", size_threshold=0)
