@@ -39,7 +39,7 @@ def main(run, stage, parts, named_inputs, earlier, numerics_digest, out_file):
 
 
 if __name__ == "__main__":
-    with job(snakemake) as run:
+    with job(snakemake, computes=False) as run:
         named = {name: getattr(snakemake.input, name) for name in ("model", "plugin", "scenarios")}
         main(
             run,

@@ -23,5 +23,5 @@ def main(file):
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake, computes=False):
         main(snakemake.input["nc"])

@@ -26,7 +26,7 @@ def main(run, parts, reference, out_file, page_file):
 
 
 if __name__ == "__main__":
-    with job(snakemake) as run:
+    with job(snakemake, computes=False) as run:
         main(
             run,
             list(snakemake.input["parts"]),

@@ -288,13 +288,13 @@ class Faults:
             # Each of them, before one comes again.
             self.left = self.left or self.random.sample(self.kinds, len(self.kinds))
             kind = self.left.pop()
+            if not self.missing():
+                self.forget()
             struck, stopped = self.strike(kind)
             bad = self.not_whole()
             if struck:
                 hurt.append(kind)
                 self.table.add(kind, stopped=stopped, bad=bad)
-            if not stopped:
-                self.forget()
         code, said = self.study.run()
         bad = [] if code == 0 else [f"rerun after {hurt} failed: {said[-2000:]}"]
         if code == 0:
@@ -314,6 +314,13 @@ class Faults:
         found = {n: d for n, d in self.study.files().items() if n.endswith(".nc") and not Path(n).name.startswith(".")}
         return [f"{name} is there and not whole" for name, digest in found.items() if self.expected.get(name) != digest]
 
+    def missing(self) -> list[str]:
+        """Returns the result files that are yet to be made, in an order in which they can be."""
+        kinds = [*STAGES, "summary", "index"]
+        made_late = lambda name: (kinds.index(kind_of(name)) if kind_of(name) in kinds else -1, "chunks" not in name)
+        wanted = [name for name in self.expected if name.endswith((".nc", ".html"))]
+        return sorted((name for name in wanted if not (self.study.folder / name).exists()), key=made_late)
+
     def forget(self) -> None:
         """Removes the results of a stage and of all after it: the next run goes on from there."""
         stages = ["model.nc", *STAGES, "summary.nc", "report"]
@@ -323,7 +330,10 @@ class Faults:
                 path.unlink()
 
     def strike(self, kind: str) -> tuple[bool, bool]:
-        """Runs the study and does something to it; returns whether it was done, and whether the run stopped at it."""
+        """Runs a part of the study and does something to it.
+
+        Returns whether it was done, and whether the run stopped at it.
+        """
         place = Path(tempfile.mkdtemp(dir=self.folder))
         (place / "sitecustomize.py").write_text(HOOK)
         # Of the jobs of this run, which goes on where the one before it was stopped.
@@ -331,6 +341,8 @@ class Faults:
         outside: Callable[[subprocess.Popen[str]], None] | None = None
         around: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         study = self.study
+        # What the next jobs make: a run that goes on after its fault would else take a minute.
+        targets = self.missing()[: self.random.randrange(1, 3)]
         if kind.endswith("to a job"):
             fault |= {"signal": getattr(signal, kind.split()[0])}
             fault |= {"point": self.random.choice(("moment", "writing", "sealing", "naming"))}
@@ -346,14 +358,14 @@ class Faults:
         else:
             outside = self.outside(kind)
         with around:
-            process = study.start(fault=fault)
+            process = study.start(*targets, fault=fault)
             struck = "tmpfs" in kind
             if outside:
                 # From when the first job of the run has begun.
                 while process.poll() is None and not (place / "job0").exists():
                     time.sleep(0.05)
                 try:
-                    process.wait(self.random.uniform(0.0, 6.0))
+                    process.wait(self.random.uniform(0.0, 4.0))
                     struck = False
                 except subprocess.TimeoutExpired:
                     outside(process)
@@ -476,8 +488,8 @@ def damage(table: Table, study: Study, folder: Path, seed: int, flips: int) -> N
         SCHEMAS[kind] = present
 
 
-def exchange(table: Table, undisturbed: Study, other: Study, folder: Path, until: float) -> None:
-    """Runs the study with a file of another study, or of another chunk, in the place of one of its own."""
+def exchange(table: Table, undisturbed: Study, other: Study, folder: Path, chosen: random.Random, until: float) -> None:
+    """Runs the study with a file of another study, or of another chunk, in the place of one of its own: eight pairs."""
     names, theirs = undisturbed.files(), other.files()
     pairs = []
     for name in sorted(n for n in names if n.endswith(".nc")):
@@ -485,13 +497,12 @@ def exchange(table: Table, undisturbed: Study, other: Study, folder: Path, until
         alike = [n for n in theirs if Path(n).name == place.name and Path(n).parts[2:-2] == place.parts[2:-2]]
         beside = [n for n in names if n != name and Path(n).parent == place.parent and "chunks" in n]
         pairs += [(name, other.folder / n) for n in alike[:1]] + [(name, undisturbed.folder / n) for n in beside[:1]]
-    for name, source in pairs:
+    # The same study has the same model.
+    pairs = [(name, source) for name, source in pairs if file_digest(source) != names[name]]
+    for name, source in chosen.sample(pairs, min(8, len(pairs))):
         if time.monotonic() > until:
             return
         study = Study(folder)
-        # The same study has the same model.
-        if file_digest(source) == names[name]:
-            continue
         shutil.copytree(undisturbed.folder, study.folder, dirs_exist_ok=True)
         shutil.copyfile(source, study.folder / name)
         code, said = study.run()
@@ -574,8 +585,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the table is written besides")
     given = parser.parse_args()
     began = time.monotonic()
-    # What is begun by then takes a rerun of the study more.
-    until = began + 60 * given.minutes - 150
     table = Table()
     # Core files of thousands of killed processes are of no use.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -587,9 +596,9 @@ def main() -> None:
         if code:
             sys.exit(f"The undisturbed run failed:\n{said}")
         expected = undisturbed.files()
-        damage(table, undisturbed, folder / "damaged", given.seed, given.flips)
+        # What is begun by then takes a rerun of the study more, beside others.
+        until = began + 60 * given.minutes - 1.5 * (time.monotonic() - began)
         shutil.copytree(undisturbed.folder, spare.folder, dirs_exist_ok=True)
-        threads = many_cores(table, spare, expected)
         parties = [Faults(table, undisturbed, folder / f"worker{i}", given.seed + i) for i in range(given.workers)]
 
         def party(faults: Faults) -> None:
@@ -597,17 +606,22 @@ def main() -> None:
                 done = sum(row.tried for what, row in table.rows.items() if what in Faults.KINDS)
                 if done >= given.runs:
                     return
-                faults.round(min(12, given.runs - done), until)
+                faults.round(min(16, given.runs - done), until)
 
-        def others() -> None:
+        def others() -> str:
+            damage(table, undisturbed, folder / "damaged", given.seed, given.flips)
+            threads = many_cores(table, spare, expected)
             two_at_once(table, spare, expected)
             other.run()
-            exchange(table, undisturbed, other, folder / "exchanged", until)
+            exchange(table, undisturbed, other, folder / "exchanged", random.Random(given.seed), until)
             slow_files(table, spare, expected, folder)
+            return threads
 
         with ThreadPoolExecutor() as pool:
-            for future in [pool.submit(others), *(pool.submit(party, p) for p in parties)]:
+            beside, *done = pool.submit(others), *(pool.submit(party, p) for p in parties)
+            for future in done:
                 future.result()
+            threads = beside.result()
     hurt = sum(row.tried for what, row in table.rows.items() if what in Faults.KINDS)
     wrong = sum(row.bad for row in table.rows.values())
     text = (

@@ -25,7 +25,7 @@ def main(run, folder, model_file, summary_file, scenarios, effects_file, compari
 
 
 if __name__ == "__main__":
-    with job(snakemake) as run:
+    with job(snakemake, computes=False) as run:
         main(
             run,
             str(Path(snakemake.input["summary"]).parent),

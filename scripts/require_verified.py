@@ -30,5 +30,5 @@ def main(summary_file):
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake, computes=False):
         main(snakemake.input["summary"])

@@ -27,5 +27,5 @@ def main(run, folder, out_file):
 
 
 if __name__ == "__main__":
-    with job(snakemake) as run:
+    with job(snakemake, computes=False) as run:
         main(run, str(Path(snakemake.output["nc"]).parent), snakemake.output["nc"])

@@ -38,7 +38,7 @@ def main(run, summary_file, timings, out_file):
 
 
 if __name__ == "__main__":
-    with job(snakemake) as run:
+    with job(snakemake, computes=False) as run:
         main(
             run,
             snakemake.input["summary"],

@@ -98,7 +98,7 @@ def _parameters(results: Results, s: int) -> list[list[float | None]]:
     """Returns each parameter's value in the steady and in the dynamic phase; one where there is one phase."""
     best = results.best
     files = [ds for ds in (best.steady, best.dynamics) if ds is not None]
-    return [_numbers(values) for values in zip(*(ds["k"].values[s] for ds in files), strict=True)]
+    return [_numbers(values) for values in zip(*(ds.variables["k"].values[s] for ds in files), strict=True)]
 
 
 def _details(results: Results, treated: Treated, s: int) -> dict[str, Any]:
@@ -106,18 +106,18 @@ def _details(results: Results, treated: Treated, s: int) -> dict[str, Any]:
     summary = results.summary
     out: dict[str, Any] = {
         "o": int(results.outcome[i, s]),
-        "c": int(summary["cause"].values[i, s]),
-        "text": str(summary["cause_text"].values[i, s]),
-        "n": [int(summary[name].values[i, s]) for name in ("num_accepted", "num_rejected")],
-        "loss": _numbers([treated.gradients["loss"].values[s]])[0],
-        "digits": _numbers([summary["ode_digits"].values[i, s]])[0],
-        "rung": [str(d["rung_name"].values[s]) for d in (treated.steady, treated.dynamics) if d is not None],
+        "c": int(summary.variables["cause"].values[i, s]),
+        "text": str(summary.variables["cause_text"].values[i, s]),
+        "n": [int(summary.variables[name].values[i, s]) for name in ("num_accepted", "num_rejected")],
+        "loss": _numbers([treated.gradients.variables["loss"].values[s]])[0],
+        "digits": _numbers([summary.variables["ode_digits"].values[i, s]])[0],
+        "rung": [str(d.variables["rung_name"].values[s]) for d in (treated.steady, treated.dynamics) if d is not None],
     }
     if state := worst_state(results, treated, s):
         out["at"] = state
     if treated.steady is not None:
-        status = STEADY_STATUS[int(treated.steady["status"].values[s])].replace("_", " ")
-        measured = (treated.steady[n].values[s] for n in ("residual_norm", "max_real_eigenvalue"))
+        status = STEADY_STATUS[int(treated.steady.variables["status"].values[s])].replace("_", " ")
+        measured = (treated.steady.variables[n].values[s] for n in ("residual_norm", "max_real_eigenvalue"))
         out["rest"] = [status, *_numbers(measured)]
     return out | _trajectory(treated, s) | _attempts(treated, s) | _derivatives(treated, s)
 
@@ -139,9 +139,9 @@ def _trajectory(treated: Treated, s: int) -> dict[str, Any]:
 
 
 def _attempts(treated: Treated, s: int) -> dict[str, Any]:
-    mine = treated.dynamics.isel(attempt=treated.attempts(s))
-    end, start = mine["attempt_end"].values, mine["attempt_start"].values
-    accepted, finite = (mine[name].values.astype(bool) for name in ("attempt_accepted", "attempt_finite"))
+    mine, ds = treated.attempts(s), treated.dynamics
+    end, start = (ds.variables[name][mine].values for name in ("attempt_end", "attempt_start"))
+    accepted, finite = (ds.variables[name][mine].values.astype(bool) for name in ("attempt_accepted", "attempt_finite"))
     # 0: accepted, 1: rejected for its error, 2: rejected without a finite error.
     kind = np.where(accepted, 0, np.where(finite, 1, 2))
     usable = (end > 0) & (end > start) & np.isfinite(end)
@@ -178,8 +178,8 @@ def _derivatives(treated: Treated, s: int) -> dict[str, Any]:
     columns, _ = _wrt(treated)
     if not columns:
         return {}
-    at = lambda name: ds[name].values[s][..., columns]
-    spread_of = lambda name: ds[name].values[s][columns]
+    at = lambda name: ds.variables[name].values[s][..., columns]
+    spread_of = lambda name: ds.variables[name].values[s][columns]
     sweep, width, size = spread_of("fd_sweep"), np.abs(spread_of("fd_sweep_width")), treated.size[s]
     valleys = []
     if size > 0:

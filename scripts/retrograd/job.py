@@ -74,10 +74,12 @@ class Job:
 
 
 @contextmanager
-def job(snakemake: Any) -> Iterator[Job]:
+def job(snakemake: Any, *, computes: bool = True) -> Iterator[Job]:
     """Prepares a rule's process; yields the `Job`; logs how it ended, with the traceback in the log file.
 
     Reads `snakemake.params.settings` (canonical JSON), `snakemake.params.code` and the log path.
+
+    - `computes`: whether the job needs JAX, which takes 1.5 s to start.
     """
     settings = json.loads(snakemake.params.settings)
     precision = settings.get("precision")
@@ -88,11 +90,12 @@ def job(snakemake: Any) -> Iterator[Job]:
     log.info("%s %s: start", snakemake.rule, wildcards)
     try:
         _one_place_for_packages()
-        _keep_compiled()
-        if on_gpu() and not snakemake.resources.get("gpu"):
-            # A job that owns the card takes its memory, and another one would find none.
-            os.environ["JAX_PLATFORMS"] = "cpu"
-        prepare_jax(precision or "float64", snakemake.threads, settings.get("portable", False))
+        if computes:
+            _keep_compiled()
+            if on_gpu() and not snakemake.resources.get("gpu"):
+                # A job that owns the card takes its memory, and another one would find none.
+                os.environ["JAX_PLATFORMS"] = "cpu"
+            prepare_jax(precision or "float64", snakemake.threads, settings.get("portable", False))
         log.debug("package retrograd from %s", retrograd.__file__)
         known = dict(getattr(snakemake.params, "known", {}))
         yield Job(snakemake.rule, settings, snakemake.params.code, precision, snakemake.threads, known=known)

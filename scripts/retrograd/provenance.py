@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "retrograd"
-_STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
 
 
 def canonical(obj: Any) -> str:
@@ -51,8 +49,7 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 def code_files(script: Path) -> list[Path]:
     """Returns a script, or a module of the package, and every module of the package that it imports, directly or not.
 
-    Imports are read from the syntax tree, those inside functions too, so that a change in the report's code does not
-    rerun simulations.
+    Imports inside functions count too, so that a change in the report's code does not rerun simulations.
     """
     script = script.resolve()
     package = script.parent if script.parent.name == PACKAGE else script.parent / PACKAGE
@@ -63,38 +60,33 @@ def code_files(script: Path) -> list[Path]:
         if path in seen:
             continue
         seen[path] = None
-        todo.extend(_imported(path, package))
+        todo.extend(_imported(path.read_bytes(), package))
     return sorted(seen)
 
 
-def _imported(path: Path, package: Path) -> set[Path]:
+# What imports, at the beginning of a line as the formatter puts it. Syntax trees of the whole package took a second at
+# each start of Snakemake, twice in every job of a cluster. A line of a text that reads like an import may add a module,
+# at worst a needless rerun; none is missed.
+_IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import\b(\s*\([^)]*\)|[^\n]*)|import[ \t]+([^\n]*))", re.MULTILINE
+)
+_NO_NAME = re.compile(r"#.*|\bas\s+\w+")
+
+
+@cache
+def _imported(source: bytes, package: Path) -> tuple[Path, ...]:
+    """Returns the files of the package that a module imports, by its content: many rules use the same ones."""
+    names: set[str] = set()
+    for module, members, modules in _IMPORT.findall(source.decode()):
+        listed = re.findall(r"[\w.]+", _NO_NAME.sub("", members or modules))
+        names |= {module, *(f"{module}.{name}" for name in listed)} if module else {*listed}
     found = set()
-    for name in _import_names(path.read_bytes(), path.name):
+    for name in names:
         head, _, rest = name.partition(".")
         if head == PACKAGE:
             target = package.joinpath(*rest.split(".")) if rest else package
             found |= {package / "__init__.py", target.with_suffix(".py"), target / "__init__.py"}
-    return {p for p in found if p.is_file()}
-
-
-@cache
-def _import_names(source: bytes, name: str) -> frozenset[str]:
-    """Returns what a module imports, by content: each is parsed once, though many rules use it.
-
-    - `name`: of the file, for the SyntaxError of what is no Python.
-    """
-    names: set[str] = set()
-    todo: list[ast.AST] = [ast.parse(source, name)]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-        # Imports are statements: expressions, most of a tree, need no look.
-        todo.extend(n for n in ast.iter_child_nodes(node) if isinstance(n, _STATEMENTS))
-    return frozenset(names)
+    return tuple(p for p in found if p.is_file())
 
 
 def code_digest(script: Path, *data: Path) -> str:

@@ -20,6 +20,9 @@ from retrograd.schema import stages_of
 
 # How many have a row of a figure or a table; what is left out is said in the captions.
 MOST_VARIANTS = 24
+# Of steps, attempts and gradients by weights, of all variants together, up to which they are held in memory: read by
+# scenario they take ten times as long.
+MOST_BYTES = 200 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +31,8 @@ class Treated:
 
     - `method`: the gradient method whose verdict decides its outcomes.
     - `settings`: what each of its stages was computed with, by stage.
-    - `dynamics`, `gradients`, `steady`, `fit`: its files. Steps, attempts and gradients by weights are read where they
-      are asked for: choose rows before `.values`.
+    - `dynamics`, `gradients`, `steady`, `fit`: its files. Steps, attempts and gradients by weights of a large study
+      are read where they are asked for: choose rows before `.values`.
     """
 
     name: str
@@ -45,6 +48,11 @@ class Treated:
         """Returns a variant's results from its files by stage."""
         required = files["dynamics"], files["gradients"]
         return cls(name, method, settings, *required, files.get("steady_state"), files.get("fit"))
+
+    @property
+    def files(self) -> list[xr.Dataset]:
+        """Its files, in the order of the stages."""
+        return [ds for ds in (self.steady, self.dynamics, self.gradients, self.fit) if ds is not None]
 
     @cached_property
     def methods(self) -> list[str]:
@@ -298,6 +306,11 @@ def load(
         files = store.read_stages(here, settings["stages"], store.LARGE, wanted | {"variant": name})
         stages |= {f"{name}/{stage}": file_digest(here / f"{stage}.nc") for stage in files}
         variants.append(Treated.of(name, settings["gradient_of"][name], resolved, files))
+    every = [var for v in variants for ds in v.files for var in ds.variables.values()]
+    large = [var for var in every if set(store.LARGE) & set(var.dims)]
+    if sum(var.nbytes for var in large) <= MOST_BYTES:
+        for var in large:
+            var.load()
     table = store.read(summary, "summary", wanted=stages)
     # Canonical JSON has sorted the variants: the summary has them in the study's order.
     order = store.labels(table, "variant")

@@ -215,6 +215,27 @@ def prepared(precision: str, threads: int, *mode: str, **env: str) -> dict[str, 
     return json.loads(done.stdout)
 
 
+PLAIN = """
+import sys
+from types import SimpleNamespace
+from retrograd.job import job
+resources = SimpleNamespace(get=lambda name: None)
+params = SimpleNamespace(settings='{"precision": "float64"}', code="c", get=lambda name, default=None: default)
+rule = SimpleNamespace(rule="r", log=[], input=[], wildcards={}, threads=1, params=params, resources=resources)
+with job(rule, computes=sys.argv[1] == "computes") as run:
+    print("jax" in sys.modules, run.provenance().environment["device_kind"])
+"""
+
+
+@pytest.mark.parametrize(("how", "told"), [("computes", "True cpu"), ("plain", "False none")])
+def test_jobs_that_compute_nothing_start_no_jax(how: str, told: str):
+    """JAX takes 1.5 s to start, which a study would wait for in each of its joins, its summary and its report."""
+    paths = {"PYTHONPATH": str(ROOT / "scripts"), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", PLAIN, how]
+    done = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == told
+
+
 def test_one_thread_and_float64():
     found = prepared("float64", 1)
     assert found["EQX_ON_ERROR"] == "off"
