@@ -6,6 +6,7 @@ width for all, the last batch padded, makes results independent of how a study i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,19 +25,29 @@ def float_type() -> np.dtype:
     return np.dtype(jnp.zeros(()).dtype)
 
 
-def batched(call: Callable[..., Any], shared: Any, *arrays: np.ndarray) -> Any:
-    """Returns `call(shared, *rows)` over all rows of the arrays, in batches of `LANES`, joined; numpy, in float64.
+def lanes_of(n: int, most: int = LANES) -> int:
+    """Returns how many lanes a batch of systems of n states has, a power of two: `most`, or fewer of large systems.
+
+    The number of states alone decides. From some 50 of them on, where a lane's matrices are large and LAPACK's work,
+    more lanes save nothing: of 16 steps with 7 stages a quarter of a gigabyte is to be enough.
+    """
+    fit = (1 << 28) / (16 * 7 * 8 * n**2)
+    return min(most, 1 << max(int(math.log2(fit)), 0))
+
+
+def batched(call: Callable[..., Any], shared: Any, *arrays: np.ndarray, lanes: int = LANES) -> Any:
+    """Returns `call(shared, *rows)` over all rows of the arrays, in batches of one width, joined; numpy, in float64.
 
     - `call`: compiled, over rows of shape (lane, ...); returns an array or a pytree of arrays, lane first.
     - `shared`: passed on as it is: the model.
     """
     total, dtype, pieces = len(arrays[0]), float_type(), []
-    for i in range(0, total, LANES):
-        rows = np.arange(i, i + LANES)
+    for i in range(0, total, lanes):
+        rows = np.arange(i, i + lanes)
         rows = np.where(rows < total, rows, i)
         # Of numpy: jax's own call takes them over in a tenth of the time that `jnp.asarray` needs for each.
         out = call(shared, *(np.asarray(a[rows], dtype) for a in arrays))
-        keep = min(LANES, total - i)
+        keep = min(lanes, total - i)
         pieces.append(jax.tree_util.tree_map(lambda v, keep=keep: _wide(v)[:keep], out))
     return jax.tree_util.tree_map(lambda *v: np.concatenate(v), *pieces)
 

@@ -19,7 +19,7 @@ import numpy as np
 import optimistix as optx
 
 from retrograd.api import Model
-from retrograd.batches import LANES, float_type
+from retrograd.batches import float_type, lanes_of
 from retrograd.jumps import jump_times_of, jumps_of, row_times
 from retrograd.linalg import tolerance
 from retrograd.plugins import Field
@@ -174,7 +174,7 @@ class Record:
 
 
 class Integrator:
-    """The compiled adaptive solve of one variant; runs any number of scenarios through `LANES` lanes."""
+    """The compiled adaptive solve of one variant; runs any number of scenarios through a few lanes."""
 
     def __init__(
         self, field: Field, model: Model, options: Mapping[str, Any], save_times: Sequence[float], n: int
@@ -184,7 +184,7 @@ class Integrator:
         - `save_times`: increasing, the last one above 0; steps end there exactly, and jumps begin and end.
         - `n`: number of states.
         """
-        self.dtype = float_type()
+        self.dtype, self.lanes = float_type(), lanes_of(n)
         jumps = jumps_of(field)
         times = row_times(jump_times_of(field), save_times, self.dtype)
         self.stop = times[-1]
@@ -344,7 +344,7 @@ class Integrator:
             return pick(new, after), pick((lane.t0, t1, finite, error, x), row)
 
         def block(model, lanes):
-            empty = lambda dtype, *more: jnp.zeros((BLOCK, LANES, *more), dtype)
+            empty = lambda dtype, *more: jnp.zeros((BLOCK, self.lanes, *more), dtype)
             record = _Attempts(
                 empty(self.dtype), empty(self.dtype), empty(bool), empty(self.dtype), empty(self.dtype, n)
             )
@@ -389,8 +389,8 @@ class Integrator:
 
     def compile(self, states: int, parameters: int) -> None:
         """Compiles the solve, so that compile and run time can be told apart."""
-        x, k = jnp.zeros((LANES, states), self.dtype), jnp.zeros((LANES, parameters), self.dtype)
-        lanes = self._refill(self._model, self._no_lanes(x, k), jnp.ones(LANES, bool), x, k)
+        x, k = jnp.zeros((self.lanes, states), self.dtype), jnp.zeros((self.lanes, parameters), self.dtype)
+        lanes = self._refill(self._model, self._no_lanes(x, k), jnp.ones(self.lanes, bool), x, k)
         ended = eqx.tree_at(lambda s: s.status, lanes, jnp.full_like(lanes.status, SUCCESSFUL))
         jax.block_until_ready(self._block(self._model, ended))
 
@@ -418,13 +418,13 @@ class Integrator:
             return records
         x_start = np.asarray(x_start, self.dtype)
         k = np.asarray(k, self.dtype)
-        owner = np.full(LANES, -1)
+        owner = np.full(self.lanes, -1)
         filler = queue[0]
         waiting = list(reversed(queue))
         lanes: Any = None
         while True:
-            fresh = np.zeros(LANES, bool)
-            for lane in range(LANES):
+            fresh = np.zeros(self.lanes, bool)
+            for lane in range(self.lanes):
                 if owner[lane] < 0 and waiting:
                     owner[lane] = waiting.pop()
                     fresh[lane] = True

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from retrograd.api import Model
-from retrograd.batches import LANES, batched, float_type
+from retrograd.batches import LANES, batched, float_type, lanes_of
 from retrograd.linalg import jitter, solve
 from retrograd.plugins import Field
 from retrograd.runge_kutta import RungeKutta, stage_times
@@ -45,9 +45,9 @@ NEWTON_STEPS = 30
 # Of the adjoint's and the tangent's algebra, whatever the width of states and Jacobians: a conserved quantity gives a
 # stage's matrix I - h a_ii df/dx the eigenvalue 1 beside those of the fast rates, and float32 loses it from 1e7 on.
 WALK = np.dtype(np.float64)
-# What the inverse matrices of a portion of the scenarios may take. Neighbours of a scenario whose own take more are
-# solved by full Newton.
-LINEARISED_BYTES = 1 << 28
+# What the inverse matrices of a portion of the scenarios may take, and those of a scenario whose own take more.
+# Neighbours of one beyond both are solved by full Newton.
+LINEARISED_BYTES, LARGEST_BYTES = 1 << 28, 1 << 30
 
 
 @dataclass
@@ -81,6 +81,7 @@ class Replayer:
         self.tableau = self._step.tableau
         # Of a step, rows of its stages that are kept, and rows of them that a neighbouring replay begins from.
         self.kept, self.guesses = self._step.kept, self._step.guesses
+        self.lanes, self.wide = lanes_of(n), lanes_of(n, WIDE)
         self._first_rate = eqx.filter_jit(
             jax.vmap(lambda model, t, x, k: field(model, t, x, k), in_axes=(None, 0, 0, 0))
         )
@@ -298,8 +299,8 @@ class Replayer:
             return ends, kept
         # The operations of one block are short, so what counts is their number: as many lanes as keep all of them busy
         # until the longest item is done.
-        width = models * LANES
-        while width < WIDE and lengths.sum() > width * lengths.max():
+        width = models * self.lanes
+        while width < self.wide and lengths.sum() > width * lengths.max():
             width *= 2
         share = width // models
         item = np.full(width, -1)
@@ -395,7 +396,7 @@ class Replayer:
             return out
         for i, rows in enumerate(stages):
             y[: lengths[i], i] = rows
-        if y.nbytes * self.n > LINEARISED_BYTES:
+        if y.nbytes * self.n > LARGEST_BYTES:
             return out
         out.inverses = np.zeros((*y.shape, self.n), self.dtype)
         for lanes in self._batches(lengths):
@@ -444,10 +445,10 @@ class Replayer:
     def _batches(self, lengths: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         # Like with like: a batch takes as many steps as its longest lane.
         order = np.argsort(lengths, kind="stable")
-        return [order[i : i + LANES] for i in range(0, len(order), LANES)]
+        return [order[i : i + self.lanes] for i in range(0, len(order), self.lanes)]
 
     def _filled(self, lanes: np.ndarray) -> np.ndarray:
-        return np.concatenate([lanes, np.repeat(lanes[:1], LANES - len(lanes))])
+        return np.concatenate([lanes, np.repeat(lanes[:1], self.lanes - len(lanes))])
 
     def _padded(self, lanes: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return np.asarray(rows[self._filled(lanes)], self.dtype)
@@ -535,15 +536,15 @@ class Replayer:
         for lanes in self._batches(lengths):
             blocks = -(-max(lengths[lanes]) // BLOCK)
             full = self._filled(lanes)
-            shape = (blocks * BLOCK, LANES)
+            shape = (blocks * BLOCK, self.lanes)
             inject = np.zeros((*shape, self.n), WALK)
             for lane, item in enumerate(full):
                 if lengths[item]:
                     inject[: lengths[item], lane] = injected[item]
             kk = jnp.asarray(self._padded(lanes, k))
-            lam = np.zeros((LANES, self.n), WALK)
-            gk = jnp.zeros((LANES, k.shape[1]), self.dtype)
-            gw = jnp.zeros((LANES, weights), self.dtype)
+            lam = np.zeros((self.lanes, self.n), WALK)
+            gk = jnp.zeros((self.lanes, k.shape[1]), self.dtype)
+            gw = jnp.zeros((self.lanes, weights), self.dtype)
             for i in reversed(range(blocks)):
                 part = slice(i * BLOCK, (i + 1) * BLOCK)
                 y, matrices = self._jittered(self._stacked(full, stages, part), jitter)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -21,7 +22,7 @@ import numpy as np
 import optimistix as optx
 
 from retrograd.api import Model
-from retrograd.batches import batched, float_type
+from retrograd.batches import batched, float_type, lanes_of
 from retrograd.dynamics import KVAERNO5, SUCCESSFUL, Integrator
 from retrograd.dynamics import MAX_STEPS as DYNAMICS_MAX_STEPS
 from retrograd.linalg import jitter, orthonormal, projector, solve, tolerance
@@ -76,6 +77,7 @@ class SteadyProblem:
         self.options = options
         self.n = len(cls.states)
         self.dtype = float_type()
+        self._batched = partial(batched, lanes=lanes_of(self.n))
         self._field = field
         self._guess = member(cls, "initial_guess", (self.n,))
         self._scale = member(cls, "residual_scale", (self.n,))
@@ -163,7 +165,7 @@ class SteadyProblem:
 
     def start(self, model: Model, k: np.ndarray, x0: np.ndarray) -> np.ndarray:
         """Returns the first guesses: `x0` where it is given, else the model's; shape (scenario, state)."""
-        return batched(self._start, model, k, x0)
+        return self._batched(self._start, model, k, x0)
 
     def first_guess(
         self, model: Model, k: jax.Array, x0: jax.Array, dk: np.ndarray, dweights: np.ndarray
@@ -175,7 +177,7 @@ class SteadyProblem:
 
     def reroot(self, model: Model, x: np.ndarray, k: np.ndarray, x0: np.ndarray, p: np.ndarray) -> np.ndarray:
         """Returns the root next to `x` under other parameters or weights, to rounding; NaN where there is none."""
-        return batched(self._refine, model, x, k, x0, p)
+        return self._batched(self._refine, model, x, k, x0, p)
 
     def adjoint(
         self,
@@ -194,7 +196,7 @@ class SteadyProblem:
         adjoint: Any = self._adjoint
         matrix = jitter((self.n, self.n), self.dtype, seed)
         call = lambda model, *rows: adjoint(model, *rows, matrix)
-        return batched(call, model, x * (1 + jitter((self.n,), self.dtype, seed)), k, x0, p, lam)
+        return self._batched(call, model, x * (1 + jitter((self.n,), self.dtype, seed)), k, x0, p, lam)
 
     def tangent(
         self,
@@ -216,7 +218,7 @@ class SteadyProblem:
         tangent: Any = self._tangent
         matrix = jitter((self.n, self.n), self.dtype, seed)
         call = lambda model, *rows: tangent(model, *rows, *directions, matrix)
-        return batched(call, model, x * (1 + jitter((self.n,), self.dtype, seed)), k, x0, p)
+        return self._batched(call, model, x * (1 + jitter((self.n,), self.dtype, seed)), k, x0, p)
 
     # -- search ---------------------------------------------------------------------------------------
 
@@ -302,7 +304,7 @@ class SteadyProblem:
         if refine:
             polished = self.reroot(model, x, k[rows], x0[rows], p)
             candidates = np.where(np.isfinite(polished), polished, x)
-        norm, excess, kept, jac = batched(self._judge, model, candidates, k[rows], x0[rows], p)
+        norm, excess, kept, jac = self._batched(self._judge, model, candidates, k[rows], x0[rows], p)
         eigen = self._max_real(model, candidates, k[rows], found.n_conserved[rows])
         regular = _regular(jac, float(np.finfo(self.dtype).eps))
         # What comes nearest to a steady state is kept: an unstable root before a point that is no root.
@@ -341,13 +343,13 @@ class SteadyProblem:
             return sol.value, sol.stats["num_steps"], sol.result == optx.RESULTS.nonlinear_max_steps_reached
 
         call = eqx.filter_jit(jax.vmap(one, in_axes=(None, 0, 0, 0, 0)))
-        return batched(call, model, guess, k[rows], x0[rows], found.conserved_basis[rows])
+        return self._batched(call, model, guess, k[rows], x0[rows], found.conserved_basis[rows])
 
     def _still_falls(self, model, k, x0, x, found, rows):
         """Returns where more Levenberg-Marquardt iterations from x lower the residual: elsewhere it is at a minimum."""
         further, _, _ = self._root_find(optx.LevenbergMarquardt, model, k, x0, x, found, rows)
         p = found.conserved_basis[rows]
-        before, after = (batched(self._judge, model, at, k[rows], x0[rows], p)[0] for at in (x, further))
+        before, after = (self._batched(self._judge, model, at, k[rows], x0[rows], p)[0] for at in (x, further))
         return after < 0.9 * before
 
     def _max_real(self, model, x, k, conserved):
@@ -355,7 +357,7 @@ class SteadyProblem:
 
         Conserved directions have eigenvalue 0 and say nothing about stability: that many, the smallest, are left out.
         """
-        jac = batched(self._jacobian, model, x, k)
+        jac = self._batched(self._jacobian, model, x, k)
         out = []
         for matrix, count in zip(jac, conserved, strict=True):
             if not np.all(np.isfinite(matrix)):
@@ -384,20 +386,20 @@ class SteadyProblem:
             found.n_conserved[rows] = declared
             return
         eps = float(np.finfo(self.dtype).eps)
-        first = batched(self._jacobian, model, guess[rows], k[rows])
+        first = self._batched(self._jacobian, model, guess[rows], k[rows])
         suspects = rows[~_regular(first, eps)]
         if not len(suspects):
             return
         # Three more states, off the guess in directions that no model is aligned with.
         rng = np.random.Generator(np.random.PCG64(7))
         offsets = rng.uniform(0.1, 0.5, (3, self.n))
-        samples = [batched(self._jacobian, model, guess[suspects], k[suspects])]
+        samples = [self._batched(self._jacobian, model, guess[suspects], k[suspects])]
         samples += [
-            batched(self._jacobian, model, guess[suspects] + o * (1 + np.abs(guess[suspects])), k[suspects])
+            self._batched(self._jacobian, model, guess[suspects] + o * (1 + np.abs(guess[suspects])), k[suspects])
             for o in offsets
         ]
         rates = [
-            batched(
+            self._batched(
                 eqx.filter_jit(jax.vmap(self._rate_one, in_axes=(None, 0, 0))),
                 model,
                 guess[suspects],

@@ -15,6 +15,8 @@ import yaml
 from problems import ROOT
 
 from retrograd import causes, context
+from retrograd.api import Model
+from retrograd.batches import lanes_of
 from retrograd.find_stage import find_steady_states
 from retrograd.gradient_stage import form_gradients, gradient_problem
 from retrograd.gradients import from_records
@@ -148,6 +150,42 @@ def test_the_place_in_a_batch_changes_no_bit(variant: str):
 
     here, there = formed(np.arange(lanes)), formed(order)
     assert [name for name in here if not np.array_equal(here[name][order], there[name])] == []
+
+
+class Rod(Model):
+    """A chain of 120 cells, for which there are fewer lanes."""
+
+    states = {f"u{i}": "1" for i in range(120)}
+    parameters = {"flow": "s-1", "loss": "s-1"}
+
+    def vector_field(self, t: Any, x: Any, k: Any) -> Any:
+        padded = jnp.concatenate([x[:1], x, x[-1:]])
+        return (k["flow"] * (padded[2:] - 2 * x + padded[:-2]) - k["loss"] * x).at[0].add(1.0)
+
+
+def test_models_of_many_states_have_fewer_lanes():
+    assert [lanes_of(n, 1024) for n in (1, 10, 50, 100, 500, 10_000)] == [1024, 1024, 64, 16, 1, 1]
+    options = {"solver": "Kvaerno5", "controller": {"rtol": 1e-6, "atol": 1e-8}}
+    field = lambda model, t, x, k: model.vector_field(t, x, dict(zip(Rod.parameters, k, strict=True)))
+    replayer = Replayer(field, options, 120)
+    assert replayer.lanes == replayer.wide == 16
+    rng = np.random.default_rng(0)
+    count = 20
+    x, k = rng.normal(size=(count, 120)), rng.uniform(1, 100, (count, 2))
+    steps = [np.cumsum(rng.uniform(0.01, 0.1, size)) for size in rng.integers(1, 6, count)]
+
+    def formed(rows: np.ndarray) -> list[np.ndarray]:
+        mine = [steps[i] for i in rows]
+        ends, stages = replayer.forward(Rod(), x[rows], k[rows], mine)
+        injected = [np.ones_like(end) for end in ends]
+        near = replayer.linearise(Rod(), k[rows], mine, stages)
+        beside, _ = replayer.perturbed(Rod(), x[rows] + 1e-3, k[rows], np.arange(len(rows)), near)
+        by_x, by_k, _ = replayer.backward(Rod(), k[rows], mine, stages, injected, 0)
+        return [np.concatenate([v.ravel() for v in of]) for of in zip(ends, beside, by_x, by_k, strict=True)]
+
+    whole, some = formed(np.arange(count)), np.array([17, 3, 8])
+    assert all(same(whole[row], found) for row, found in zip(some, formed(some), strict=True))
+    assert all(np.isfinite(row).all() for row in whole)
 
 
 @pytest.mark.usefixtures("_at_root")

@@ -111,7 +111,7 @@ import jax, jax.numpy as jnp, lineax as lx, optimistix as optx
 sys.path.insert(0, "tests")
 import numpy as np
 from problems import options, StiffGrid
-from retrograd.dynamics import LANES, Integrator
+from retrograd.dynamics import Integrator
 from retrograd.plugins import vector_field
 
 def names(lowered):
@@ -139,8 +139,8 @@ model = StiffGrid.build(jax.random.key(0))
 for method in ("newton", "chord"):
     how = options(nonlinear={"method": method, "rtol": None, "atol": None})
     solve = Integrator(vector_field(StiffGrid, "stable", None), model, how, [1.0], 2)
-    x, k = jnp.zeros((LANES, 2)), jnp.zeros((LANES, 5))
-    lanes = solve._refill(model, solve._no_lanes(x, k), jnp.ones(LANES, bool), x, k)
+    x, k = jnp.zeros((solve.lanes, 2)), jnp.zeros((solve.lanes, 5))
+    lanes = solve._refill(model, solve._no_lanes(x, k), jnp.ones(solve.lanes, bool), x, k)
     out[method] = names(solve._block.lower(model, lanes).lowered)
 print(json.dumps(out))
 """
