@@ -189,5 +189,5 @@ def test_500_states(tmp_path: Path):
         bound = gradients["x_error"].sel(scenario=name).values
         assert (np.abs(x.sel(scenario=name).values - wanted) <= bound + 1e-14).all(), name
         by_inflow = 2 * np.sum(wanted * ((way[0] / rate * (1 - left)) @ way.T))
-        found = gradients.sel(scenario=name, method="replay", wrt="inflow@dynamic")
+        found = gradients.sel({"scenario": name, "method": "replay", "wrt": "inflow@dynamic"})
         assert abs(float(found["ad"]) - by_inflow) <= float(found["ode_error"]) + 1e-9 * abs(by_inflow), name
