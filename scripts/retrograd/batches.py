@@ -28,8 +28,8 @@ def float_type() -> np.dtype:
 def lanes_of(n: int, most: int = LANES) -> int:
     """Returns how many lanes a batch of systems of n states has, a power of two: `most`, or fewer of large systems.
 
-    The number of states alone decides. From some 50 of them on, where a lane's matrices are large and LAPACK's work,
-    more lanes save nothing: of 16 steps with 7 stages a quarter of a gigabyte is to be enough.
+    The number of states alone decides. Where a lane's matrices are large, which is LAPACK's work, more lanes save
+    nothing: of 16 steps with 7 stages a quarter of a gigabyte is to be enough. 32 lanes fit up to 96 states.
     """
     fit = (1 << 28) / (16 * 7 * 8 * n**2)
     return min(most, 1 << max(int(math.log2(fit)), 0))
