@@ -133,11 +133,12 @@ def environment(precision: str | None = None, threads: int = 1) -> dict[str, Any
             packages[name] = version(name)
         except PackageNotFoundError:
             packages[name] = "missing"
-    device = "none"
+    # Neither device nor flags move what is computed without JAX: summaries and joins are the same on all of them.
+    device, flags = "none", ""
     if "jax" in sys.modules:
         import jax
 
-        device = jax.devices()[0].device_kind
+        device, flags = jax.devices()[0].device_kind, os.environ.get("XLA_FLAGS", "")
     return {
         "python": platform.python_version(),
         **packages,
@@ -146,6 +147,6 @@ def environment(precision: str | None = None, threads: int = 1) -> dict[str, Any
         "machine": platform.machine(),
         "device_kind": device,
         "cpu_features": cpu_features(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "xla_flags": flags,
         "threads": threads,
     }

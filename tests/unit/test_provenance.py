@@ -242,21 +242,22 @@ def test_environment_carries_no_name_of_the_machine():
 
 
 def test_environment_follows_the_flags(monkeypatch: pytest.MonkeyPatch):
+    import jax  # noqa: F401
+
     monkeypatch.setenv("XLA_FLAGS", "--xla_something=1")
     assert environment()["xla_flags"] == "--xla_something=1"
     monkeypatch.delenv("XLA_FLAGS")
     assert environment()["xla_flags"] == ""
 
 
-def test_environment_does_not_start_jax():
+def test_without_jax_the_environment_neither_starts_it_nor_holds_its_flags():
     code = (
         "import sys; from retrograd.provenance import environment; e = environment();"
-        "print(e['device_kind'], 'jax' in sys.modules, e['jax'])"
+        "print(e['device_kind'], 'jax' in sys.modules, e['xla_flags'] == '', e['jax'])"
     )
-    paths = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    paths = {**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "XLA_FLAGS": "--xla_cpu_max_isa=AVX"}
     done = subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[:2] == ["none", "False"]
-    assert done.stdout.split()[2] == environment()["jax"]
+    assert done.stdout.split() == ["none", "False", "True", environment()["jax"]]
 
 
 @pytest.mark.parametrize(
