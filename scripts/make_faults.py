@@ -60,6 +60,9 @@ chunk_size: 1
 gradient: {methods: [replay], wrt: [dynamic], directions: 0, seed: 0}
 """
 
+# In the order in which they are made.
+KINDS_OF_FILES = ("model", *STAGES, "summary", "report")
+
 # What a job's process begins with. It strikes one job of a run, the one of number `job`, and says so in a file.
 HOOK = """\
 import json, os, resource, signal, sys, threading, time
@@ -207,6 +210,10 @@ class Study:
         code = self.start(*arguments, cores=cores).wait()
         return code, (self.folder / "said.txt").read_text()
 
+    def lend(self, other: Study) -> None:
+        """Gives another one the programs that were compiled here: what is tested is not the compiler."""
+        shutil.copytree(self.folder / ".snakemake/retrograd", other.folder / ".snakemake/retrograd")
+
     def files(self) -> dict[str, str]:
         """Returns the sha256 of each result by its name; logs have times in them."""
         found = (p for p in self.results.rglob("*") if p.is_file() and "logs" not in p.parts)
@@ -277,8 +284,7 @@ class Faults:
         self.random = random.Random(seed)
         self.left: list[str] = []
         self.study = Study(folder / "study")
-        # The compiled programs of the undisturbed run: what is tested is not the compiler.
-        shutil.copytree(undisturbed.folder / ".snakemake/retrograd", self.study.folder / ".snakemake/retrograd")
+        undisturbed.lend(self.study)
         self.kinds = [k for k in self.KINDS if mounts() or ("mount" not in k and "tmpfs" not in k)]
 
     def round(self, count: int, until: float) -> None:
@@ -289,7 +295,7 @@ class Faults:
             self.left = self.left or self.random.sample(self.kinds, len(self.kinds))
             kind = self.left.pop()
             if not self.missing():
-                self.forget()
+                remove(self.study, self.random.choice(KINDS_OF_FILES))
             struck, stopped = self.strike(kind)
             bad = self.not_whole()
             if struck:
@@ -307,7 +313,7 @@ class Faults:
             shutil.rmtree(self.study.folder / ".snakemake/scripts", ignore_errors=True)
         self.table.add("one plain rerun after some of these", stopped=code != 0, bad=bad)
         print(f"{len(hurt)} runs hurt, then one rerun", file=sys.stderr, flush=True)
-        self.forget()
+        remove(self.study, self.random.choice(KINDS_OF_FILES))
 
     def not_whole(self) -> list[str]:
         """Returns result files that stand under their name and are not those of an undisturbed run."""
@@ -316,18 +322,9 @@ class Faults:
 
     def missing(self) -> list[str]:
         """Returns the result files that are yet to be made, in an order in which they can be."""
-        kinds = [*STAGES, "summary", "index"]
-        made_late = lambda name: (kinds.index(kind_of(name)) if kind_of(name) in kinds else -1, "chunks" not in name)
+        made_late = lambda name: (KINDS_OF_FILES.index(kind_of(name)), "chunks" not in name)
         wanted = [name for name in self.expected if name.endswith((".nc", ".html"))]
         return sorted((name for name in wanted if not (self.study.folder / name).exists()), key=made_late)
-
-    def forget(self) -> None:
-        """Removes the results of a stage and of all after it: the next run goes on from there."""
-        stages = ["model.nc", *STAGES, "summary.nc", "report"]
-        gone = stages[self.random.randrange(len(stages)) :]
-        for path in sorted(self.study.results.rglob("*")):
-            if path.is_file() and any(part.startswith(tuple(gone)) for part in path.parts):
-                path.unlink()
 
     def strike(self, kind: str) -> tuple[bool, bool]:
         """Runs a part of the study and does something to it.
@@ -337,16 +334,17 @@ class Faults:
         place = Path(tempfile.mkdtemp(dir=self.folder))
         (place / "sitecustomize.py").write_text(HOOK)
         # Of the jobs of this run, which goes on where the one before it was stopped.
-        fault: dict[str, object] = {"place": str(place), "job": self.random.choice((0, 0, 1))}
+        job = self.random.choice((0, 0, 1))
+        fault: dict[str, object] = {"place": str(place), "job": job}
         outside: Callable[[subprocess.Popen[str]], None] | None = None
         around: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         study = self.study
         # What the next jobs make: a run that goes on after its fault would else take a minute.
-        targets = self.missing()[: self.random.randrange(1, 3)]
+        targets = self.missing()[: job + 1]
         if kind.endswith("to a job"):
             fault |= {"signal": getattr(signal, kind.split()[0])}
             fault |= {"point": self.random.choice(("moment", "writing", "sealing", "naming"))}
-            fault |= {"delay": self.random.uniform(0, 4.0 if fault["point"] == "moment" else 0.01)}
+            fault |= {"delay": self.random.uniform(0, 3.0 if fault["point"] == "moment" else 0.01)}
         elif kind == "a job's working directory lost":
             fault |= {"lost": True, "point": "moment", "delay": self.random.uniform(0, 3.0)}
         elif "RLIMIT_AS" in kind:
@@ -438,7 +436,16 @@ def readers(study: Study) -> dict[str, Callable[[Path], object]]:
 
 def kind_of(name: str) -> str:
     """Returns the kind of a result file by its name."""
-    return Path(name).parts[-3] if "chunks" in name else Path(name).stem
+    path = Path(name)
+    return path.parts[-3] if "chunks" in name else path.parent.name if path.suffix != ".nc" else path.stem
+
+
+def remove(study: Study, kind: str) -> None:
+    """Removes the results of this kind and of all that are made after it: the next run goes on from there."""
+    gone = KINDS_OF_FILES[KINDS_OF_FILES.index(kind) :]
+    for path in sorted(study.results.rglob("*")):
+        if path.is_file() and "logs" not in path.parts and kind_of(path.as_posix()) in gone:
+            path.unlink()
 
 
 def damage(table: Table, study: Study, folder: Path, seed: int, flips: int) -> None:
@@ -489,7 +496,7 @@ def damage(table: Table, study: Study, folder: Path, seed: int, flips: int) -> N
 
 
 def exchange(table: Table, undisturbed: Study, other: Study, folder: Path, chosen: random.Random, until: float) -> None:
-    """Runs the study with a file of another study, or of another chunk, in the place of one of its own: eight pairs."""
+    """Runs the study with a file of another study, or of another chunk, in the place of one of its own: six pairs."""
     names, theirs = undisturbed.files(), other.files()
     pairs = []
     for name in sorted(n for n in names if n.endswith(".nc")):
@@ -499,7 +506,7 @@ def exchange(table: Table, undisturbed: Study, other: Study, folder: Path, chose
         pairs += [(name, other.folder / n) for n in alike[:1]] + [(name, undisturbed.folder / n) for n in beside[:1]]
     # The same study has the same model.
     pairs = [(name, source) for name, source in pairs if file_digest(source) != names[name]]
-    for name, source in chosen.sample(pairs, min(8, len(pairs))):
+    for name, source in chosen.sample(pairs, min(6, len(pairs))):
         if time.monotonic() > until:
             return
         study = Study(folder)
@@ -514,24 +521,18 @@ def exchange(table: Table, undisturbed: Study, other: Study, folder: Path, chose
 # -- side by side ---------------------------------------------------------------------------------------------------
 
 
-def two_at_once(table: Table, study: Study, expected: Mapping[str, str]) -> None:
-    """Starts Snakemake twice on one results folder: the second one must not begin."""
-    shutil.rmtree(study.results)
-    first = study.start()
-    while not any((study.folder / ".snakemake/locks").glob("*")):
-        time.sleep(0.05)
-    second = subprocess.run(study.command(), cwd=study.folder, capture_output=True, text=True)
-    refused = second.returncode != 0 and "lock" in second.stdout + second.stderr
-    code = first.wait()
-    same = code == 0 and study.files() == expected and not study.temporary()
-    bad = [] if refused and same else [f"second {second.returncode}, first {code}: {second.stderr[-1500:]}"]
-    table.add("two runs at once on one results folder", stopped=refused, bad=bad)
+def side_by_side(table: Table, study: Study, expected: Mapping[str, str]) -> str:
+    """Runs with eight cores, whatever the machine has, and starts a second run on the same results: it must not begin.
 
-
-def many_cores(table: Table, study: Study, expected: Mapping[str, str]) -> str:
-    """Runs with eight cores, whatever the machine has; returns what threads and processor time the jobs took."""
+    Returns what threads and processor time the jobs took.
+    """
     shutil.rmtree(study.results)
     process = study.start(cores=8)
+    while process.poll() is None and not any((study.folder / ".snakemake/locks").glob("*")):
+        time.sleep(0.05)
+    second = subprocess.Popen(
+        study.command(), cwd=study.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     seen: dict[int, tuple[int, float]] = {}
     ratio, together = 0.0, 0
     began: dict[int, float] = {}
@@ -553,7 +554,11 @@ def many_cores(table: Table, study: Study, expected: Mapping[str, str]) -> str:
                 alive += 1
         together = max(together, alive)
         time.sleep(0.1)
-    same = process.returncode == 0 and study.files() == expected
+    said, _ = second.communicate()
+    refused = second.returncode != 0 and "lock" in said
+    same = process.returncode == 0 and study.files() == expected and not study.temporary()
+    bad = [] if refused and same else [f"second {second.returncode}, first {process.returncode}: {said[-1500:]}"]
+    table.add("two runs at once on one results folder", stopped=refused, bad=bad)
     busy = max((threads for threads, _ in seen.values()), default=0)
     bad = [] if same and ratio < 1.2 else [f"returned {process.returncode}, processor time {ratio:.2f} of the clock's"]
     table.add("--cores 8", stopped=False, bad=bad)
@@ -564,15 +569,18 @@ def many_cores(table: Table, study: Study, expected: Mapping[str, str]) -> str:
 
 
 def slow_files(table: Table, study: Study, expected: Mapping[str, str], folder: Path) -> None:
-    """Runs with 5 ms more for each opening, listing and renaming of a file in the jobs, as a far file server takes."""
-    shutil.rmtree(study.results)
+    """Runs all from the gradients on with 5 ms more for each opening, listing and renaming of a file in the jobs.
+
+    As a far file server takes it.
+    """
+    remove(study, "gradients")
     place = folder / "slow"
     place.mkdir()
     (place / "sitecustomize.py").write_text(HOOK)
     code = study.start(fault={"place": str(place), "slow": 0.005}).wait()
     same = code == 0 and study.files() == expected and not study.temporary()
     bad = [] if same else [(study.folder / "said.txt").read_text()[-1500:]]
-    table.add("slow metadata: 5 ms a call", stopped=code != 0, bad=bad)
+    table.add("slow metadata from the gradients on: 5 ms a call", stopped=code != 0, bad=bad)
 
 
 def main() -> None:
@@ -597,7 +605,7 @@ def main() -> None:
             sys.exit(f"The undisturbed run failed:\n{said}")
         expected = undisturbed.files()
         # What is begun by then takes a rerun of the study more, beside others.
-        until = began + 60 * given.minutes - 1.5 * (time.monotonic() - began)
+        until = began + 60 * given.minutes - 1.25 * (time.monotonic() - began)
         shutil.copytree(undisturbed.folder, spare.folder, dirs_exist_ok=True)
         parties = [Faults(table, undisturbed, folder / f"worker{i}", given.seed + i) for i in range(given.workers)]
 
@@ -606,13 +614,13 @@ def main() -> None:
                 done = sum(row.tried for what, row in table.rows.items() if what in Faults.KINDS)
                 if done >= given.runs:
                     return
-                faults.round(min(16, given.runs - done), until)
+                faults.round(min(25, given.runs - done), until)
 
         def others() -> str:
             damage(table, undisturbed, folder / "damaged", given.seed, given.flips)
-            threads = many_cores(table, spare, expected)
-            two_at_once(table, spare, expected)
-            other.run()
+            threads = side_by_side(table, spare, expected)
+            undisturbed.lend(other)
+            other.run("results/other/summary.nc")
             exchange(table, undisturbed, other, folder / "exchanged", random.Random(given.seed), until)
             slow_files(table, spare, expected, folder)
             return threads

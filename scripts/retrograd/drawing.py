@@ -7,6 +7,7 @@ Ito's palette, and no meaning hangs on colour alone: hatches, markers and labels
 from __future__ import annotations
 
 import io
+import math
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -96,8 +97,8 @@ def power(value: float, _: Any = None) -> str:
     """Returns `10⁻³` for powers of ten and nothing for other numbers: no mathtext, so text stays text."""
     if not value > 0:
         return ""
-    exponent = round(float(np.log10(value)))
-    if not np.isclose(value, 10.0**exponent, rtol=1e-6):
+    exponent = round(math.log10(value))
+    if not math.isclose(value, 10.0**exponent, rel_tol=1e-6):
         return ""
     return {0: "1", 1: "10"}.get(exponent, "10" + superscript(exponent))
 

@@ -139,12 +139,15 @@ class GradientProblem:
         rows = np.full((len(ends), len(self.times), self.n), np.nan)
         # Items next to one scenario share its steps.
         found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for i, (x, times) in enumerate(zip(ends, steps, strict=True)):
+        for times in steps:
             if id(times) not in found:
                 index = save_index(np.asarray(times, self.dtype), self.times)
                 found[id(times)] = np.flatnonzero(index >= 0), index[index >= 0]
-            at, to = found[id(times)]
-            rows[i, to] = x[at]
+        if len(ends):
+            at, to = zip(*(found[id(times)] for times in steps), strict=True)
+            item = np.repeat(np.arange(len(ends)), [len(a) for a in at])
+            first = np.concatenate([[0], np.cumsum([len(x) for x in ends])])
+            rows[item, np.concatenate(to)] = np.concatenate(ends)[first[item] + np.concatenate(at)]
         if self.times[0] == 0:
             rows[:, 0] = x_start
         return rows

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import equinox as eqx
@@ -287,8 +288,10 @@ class Replayer:
         A lane whose item has come to its end takes up the next one at the next block, the longest first.
         """
         lengths = near.lengths[owner]
-        ends = [np.zeros((n, self.n)) for n in lengths]
-        kept = [np.zeros((n if keep_stages else 0, self.kept, self.n)) for n in lengths]
+        # All items' steps in a row: one assignment a block writes those of all lanes.
+        first = np.concatenate([[0], np.cumsum(lengths)])
+        ends = np.zeros((first[-1], self.n))
+        kept = np.zeros((first[-1] if keep_stages else 0, self.kept, self.n))
         models = 1 if weights is None else len(weights)
         of = np.zeros(len(owner), int) if of is None else of
         waiting: list[list[int]] = [[] for _ in range(models)]
@@ -296,7 +299,7 @@ class Replayer:
             if lengths[i]:
                 waiting[of[i]].append(int(i))
         if not any(waiting):
-            return ends, kept
+            return _parts(first, ends, kept)
         # The operations of one block are short, so what counts is their number: as many lanes as keep all of them busy
         # until the longest item is done.
         width = models * self.lanes
@@ -310,17 +313,18 @@ class Replayer:
         flat = None if weights is None else np.asarray(weights, self.dtype)
         changes = jitter((BLOCK, self.n), self.dtype, seed)
         rate = np.zeros_like(x)
+        within = np.arange(BLOCK)[:, None]
         while True:
-            for lane in np.flatnonzero(item < 0):
+            for lane in np.flatnonzero(item < 0) if any(waiting) else ():
                 if waiting[lane // share]:
                     item[lane], offset[lane] = waiting[lane // share].pop(), 0
                     x[lane], rate[lane] = x_start[item[lane]], first_rate[item[lane]]
             busy = np.flatnonzero(item >= 0)
             if not len(busy):
-                return ends, kept
+                break
             # An idle lane repeats a busy one: its values are finite and its results are dropped.
             like = np.where(item >= 0, np.arange(width), busy[0])
-            row = offset[like] + np.arange(BLOCK)[:, None]
+            row = offset[like] + within
             column = np.broadcast_to(owner[item[like]], row.shape)
             x, rate, block_x, block_y = self._forward(
                 model,
@@ -334,17 +338,16 @@ class Replayer:
                 changes,
                 None if inverses is None else inverses[row, column],
             )
-            x, rate, block_x = np.array(x), np.array(rate), np.asarray(block_x)
-            block_y = np.asarray(block_y) if keep_stages else None
-            for lane in busy:
-                i, done = item[lane], offset[lane]
-                count = min(BLOCK, lengths[i] - done)
-                ends[i][done : done + count] = block_x[:count, lane]
-                if block_y is not None:
-                    kept[i][done : done + count] = block_y[:count, lane]
-                offset[lane] += BLOCK
-                if offset[lane] >= lengths[i]:
-                    item[lane] = -1
+            x, rate = np.array(x), np.array(rate)
+            step = offset[busy] + within
+            own = step < lengths[item[busy]]
+            to = (first[item[busy]] + step)[own]
+            ends[to] = np.asarray(block_x)[:, busy][own]
+            if keep_stages:
+                kept[to] = np.asarray(block_y)[:, busy][own]
+            offset[busy] += BLOCK
+            item[busy[offset[busy] >= lengths[item[busy]]]] = -1
+        return _parts(first, ends, kept)
 
     def forward(
         self, model: Model, x_start: np.ndarray, k: np.ndarray, steps: Sequence[np.ndarray], begin: Any = 0.0
@@ -432,7 +435,8 @@ class Replayer:
         """
         ends, stages = self._walk(model, x_start, k, owner, near, near.inverses, keep_stages, seed, weights, of)
         if near.inverses is not None:
-            lost = np.flatnonzero([not np.all(np.isfinite(e)) for e in ends])
+            item = np.repeat(np.arange(len(ends)), near.lengths[owner])
+            lost = np.unique(item[~np.isfinite(np.concatenate(ends)).all(axis=1)]) if len(item) else item
             if len(lost):
                 mine = None if of is None else of[lost]
                 again = self._walk(
@@ -558,6 +562,12 @@ class Replayer:
             out_k[lanes] = np.asarray(gk)[: len(lanes)]
             out_w[lanes] = np.asarray(gw)[: len(lanes)]
         return out_x, out_k, out_w
+
+
+def _parts(first: np.ndarray, ends: np.ndarray, kept: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    # Of each item its rows: `first` has where they begin, and the end of the last ones.
+    parts = list(pairwise(first))
+    return [ends[a:b] for a, b in parts], [kept[a:b] for a, b in parts]
 
 
 def by_weights(

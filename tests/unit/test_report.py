@@ -483,3 +483,11 @@ def test_variants_of_two_runs_are_not_summed_up(tmp_path: Path):
         says(tmp_path / variant / "gradients.nc", dynamics=file_digest(tmp_path / variant / "dynamics.nc"))
     with pytest.raises(RetrogradError, match=r"naive/dynamics\.nc is not of this run: it was computed from model nnn"):
         summarize(str(tmp_path), settings)
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [(1.0, "1"), (10.0, "10"), (1e-3, "10⁻³"), (9.9999999e-13, "10⁻¹²"), (3e-12, ""), (2e5, ""), (0.0, ""), (-1.0, "")],
+)
+def test_ticks_at_powers_of_ten_have_labels_and_no_others(value: float, label: str):
+    assert drawing.power(value) == label
