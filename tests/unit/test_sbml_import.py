@@ -651,8 +651,8 @@ def test_a_library_that_is_missing(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(RetrogradError) as caught:
         read_sbml(text)
     assert str(caught.value) == (
-        "A model in SBML needs python-libsbml, which is not installed: `make run EXTRAS=petab` installs the extra, and "
-        "so does pip install '.[petab]'."
+        "A model in SBML needs python-libsbml, which is not installed: `make run EXTRAS=petab CONFIG=STUDY.yaml` "
+        "installs the extra and runs that study, pip install '.[petab]' installs it alone."
     )
     monkeypatch.setitem(sys.modules, "antimony", None)
     with pytest.raises(RetrogradError, match="X needs antimony and python-libsbml, which are not installed"):

@@ -458,7 +458,7 @@ def test_a_missing_extra_is_one_sentence_with_the_command(
     path.write_bytes(b"")
     with pytest.raises(RetrogradError) as caught:
         load_into(net(), str(path))
-    told = f"needs {package}, which is not installed: `make run EXTRAS={extra}` installs the extra"
+    told = f"needs {package}, which is not installed: `make run EXTRAS={extra} CONFIG=STUDY.yaml` installs the extra"
     assert told in str(caught.value)
 
 
