@@ -35,8 +35,8 @@ def need(what: str, *modules: str) -> None:
         packages, extra = " and ".join(map(package_of, missing)), _EXTRAS[missing[0]][1]
         verb = "is" if len(missing) == 1 else "are"
         raise RetrogradError(
-            f"{what} needs {packages}, which {verb} not installed: `make run EXTRAS={extra} CONFIG=STUDY.yaml` installs "
-            f"the extra and runs that study, pip install '.[{extra}]' installs it alone."
+            f"{what} needs {packages}, which {verb} not installed: `make run EXTRAS={extra} CONFIG=STUDY.yaml` "
+            f"installs the extra and runs that study, pip install '.[{extra}]' installs it alone."
         )
 
 
