@@ -313,7 +313,6 @@ class Faults:
             shutil.rmtree(self.study.folder / ".snakemake/scripts", ignore_errors=True)
         self.table.add("one plain rerun after some of these", stopped=code != 0, bad=bad)
         print(f"{len(hurt)} runs hurt, then one rerun", file=sys.stderr, flush=True)
-        remove(self.study, self.random.choice(KINDS_OF_FILES))
 
     def not_whole(self) -> list[str]:
         """Returns result files that stand under their name and are not those of an undisturbed run."""
@@ -437,7 +436,9 @@ def readers(study: Study) -> dict[str, Callable[[Path], object]]:
 def kind_of(name: str) -> str:
     """Returns the kind of a result file by its name."""
     path = Path(name)
-    return path.parts[-3] if "chunks" in name else path.parent.name if path.suffix != ".nc" else path.stem
+    if "chunks" in name:
+        return path.parts[-3]
+    return path.stem if path.suffix == ".nc" else path.parent.name
 
 
 def remove(study: Study, kind: str) -> None:
@@ -569,10 +570,7 @@ def side_by_side(table: Table, study: Study, expected: Mapping[str, str]) -> str
 
 
 def slow_files(table: Table, study: Study, expected: Mapping[str, str], folder: Path) -> None:
-    """Runs all from the gradients on with 5 ms more for each opening, listing and renaming of a file in the jobs.
-
-    As a far file server takes it.
-    """
+    """Runs the gradients and what follows with 5 ms more for each access to a file in the jobs, as at a far server."""
     remove(study, "gradients")
     place = folder / "slow"
     place.mkdir()

@@ -321,7 +321,7 @@ class Replayer:
                     x[lane], rate[lane] = x_start[item[lane]], first_rate[item[lane]]
             busy = np.flatnonzero(item >= 0)
             if not len(busy):
-                break
+                return _parts(first, ends, kept)
             # An idle lane repeats a busy one: its values are finite and its results are dropped.
             like = np.where(item >= 0, np.arange(width), busy[0])
             row = offset[like] + within
@@ -347,7 +347,6 @@ class Replayer:
                 kept[to] = np.asarray(block_y)[:, busy][own]
             offset[busy] += BLOCK
             item[busy[offset[busy] >= lengths[item[busy]]]] = -1
-        return _parts(first, ends, kept)
 
     def forward(
         self, model: Model, x_start: np.ndarray, k: np.ndarray, steps: Sequence[np.ndarray], begin: Any = 0.0

@@ -242,7 +242,7 @@ def test_environment_carries_no_name_of_the_machine():
 
 
 def test_environment_follows_the_flags(monkeypatch: pytest.MonkeyPatch):
-    import jax  # noqa: F401
+    import jax  # noqa: F401 (only where it is loaded are there flags)
 
     monkeypatch.setenv("XLA_FLAGS", "--xla_something=1")
     assert environment()["xla_flags"] == "--xla_something=1"
